@@ -1,0 +1,1 @@
+"""Gaze-supervised pretraining of chest X-ray models on the shards that gazeprep writes."""

@@ -1,0 +1,1 @@
+"""From eye-tracking recordings, radiographs and reports to gaze maps and WebDataset shards."""

@@ -1,0 +1,302 @@
+"""The contract: what a recording, a case and a shard sample are, in which units.
+
+Gaze lives in full-resolution image pixels, x right, y down. Points are (x, y) and use pixel centres: an
+integer is the centre of a pixel. Rectangles are (left, top, right, bottom) and use edges: the whole image is
+(0, 0, width, height), pixel i spans [i, i + 1], so an edge e lies at point coordinate e - 1/2. Sizes are
+(width, height); arrays and grids are (rows, cols). Times are seconds from the recording's own zero.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+
+SCHEMA_VERSION = 1
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+Size = tuple[int, int]  # (width, height)
+Rectangle = tuple[float, float, float, float]  # (left, top, right, bottom), edges
+Split = Literal["train", "validate", "test"]
+
+SPLITS: tuple[Split, ...] = ("train", "validate", "test")
+
+CHEXPERT_LABELS = (
+    "Atelectasis",
+    "Cardiomegaly",
+    "Consolidation",
+    "Edema",
+    "Enlarged Cardiomediastinum",
+    "Fracture",
+    "Lung Lesion",
+    "Lung Opacity",
+    "No Finding",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Pneumonia",
+    "Pneumothorax",
+    "Support Devices",
+)
+LABEL_ABSENT = -2  # 1 present, 0 absent in the image, -1 uncertain, -2 not mentioned or no label row
+
+
+class InputError(ValueError):
+    """A user's input cannot be used: what is wrong, where (file kind, row, column) and the cure.
+
+    `reason` is the code under which a build counts it in rejected.parquet. The message never holds report
+    text, source ids or absolute paths.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:  # so that it crosses process borders
+        return type(self), (self.reason, str(self))
+
+
+def _column(name: str, values: npt.ArrayLike, length: int) -> FloatArray:
+    try:
+        column = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError("bad_fixations", f"{name} holds a value that is not a number") from None
+    if column.ndim != 1 or len(column) != length:
+        raise InputError(
+            "bad_fixations",
+            f"{name} has shape {column.shape}, expected ({length},): one value per fixation, as in x_px",
+        )
+    bad = np.flatnonzero(~np.isfinite(column))
+    if len(bad):
+        raise InputError(
+            "bad_fixations",
+            f"{name}[{bad[0]}] is {column[bad[0]]}; drop rows without a position or time before "
+            f"making Fixations ({len(bad)} of {length} rows are not finite)",
+        )
+    return column
+
+
+@dataclass(frozen=True, eq=False)
+class Fixations:
+    """The fixations of one reading of one image, as columns of equal length n.
+
+    x_px, y_px (n,): points in image pixels, may lie off the image. start_s, end_s (n,): seconds; may overlap
+    other fixations; zero durations are legal. px_per_deg_x, px_per_deg_y (n,): image pixels per degree of
+    visual angle. shown (n, 4): the part of the image on the screen, edges left, top, right, bottom; None is
+    the whole image. mark (n,): why a filter would leave the fixation out, "" for none.
+    Raises InputError (a ValueError) on NaN, infinite values, negative durations, ragged columns.
+    """
+
+    x_px: FloatArray
+    y_px: FloatArray
+    start_s: FloatArray
+    end_s: FloatArray
+    px_per_deg_x: FloatArray | None = field(default=None, kw_only=True)
+    px_per_deg_y: FloatArray | None = field(default=None, kw_only=True)
+    shown: FloatArray | None = field(default=None, kw_only=True)
+    mark: npt.NDArray[np.str_] | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        length = np.size(self.x_px)
+        for name in ("x_px", "y_px", "start_s", "end_s"):
+            object.__setattr__(self, name, _column(name, getattr(self, name), length))
+        self._check_durations()
+        self._check_resolution(length)
+        self._check_shown(length)
+        mark = np.full(length, "") if self.mark is None else np.asarray(self.mark, dtype=np.str_)
+        if mark.shape != (length,):
+            raise InputError("bad_fixations", f"mark has shape {mark.shape}, expected ({length},)")
+        object.__setattr__(self, "mark", mark)
+
+    def _check_durations(self) -> None:
+        negative = np.flatnonzero(self.end_s < self.start_s)
+        if len(negative):
+            i = negative[0]
+            raise InputError(
+                "bad_fixations",
+                f"fixation {i} ends before it starts ({self.start_s[i]} s to {self.end_s[i]} s); "
+                "check that start and end are not swapped and share one unit",
+            )
+
+    def _check_resolution(self, length: int) -> None:
+        if (self.px_per_deg_x is None) != (self.px_per_deg_y is None):
+            raise InputError("bad_fixations", "give both px_per_deg_x and px_per_deg_y, or neither")
+        for name in ("px_per_deg_x", "px_per_deg_y"):
+            if getattr(self, name) is None:
+                continue
+            column = _column(name, getattr(self, name), length)
+            bad = np.flatnonzero(column <= 0)
+            if len(bad):
+                raise InputError(
+                    "bad_fixations",
+                    f"{name}[{bad[0]}] is {column[bad[0]]}, must be positive; pass None where it is unknown",
+                )
+            object.__setattr__(self, name, column)
+
+    def _check_shown(self, length: int) -> None:
+        if self.shown is None:
+            return
+        shown = np.asarray(self.shown, dtype=np.float64)
+        if shown.size == 0 and length == 0:
+            shown = shown.reshape(0, 4)
+        if shown.shape != (length, 4):
+            raise InputError(
+                "bad_fixations",
+                f"shown has shape {shown.shape}, expected ({length}, 4): left, top, right, bottom edges",
+            )
+        bad = np.flatnonzero(
+            ~np.isfinite(shown).all(axis=1) | (shown[:, 2] < shown[:, 0]) | (shown[:, 3] < shown[:, 1])
+        )
+        if len(bad):
+            raise InputError(
+                "bad_fixations",
+                f"shown[{bad[0]}] is {shown[bad[0]].tolist()}: not a rectangle left, top, right, bottom",
+            )
+        object.__setattr__(self, "shown", shown)
+
+    def __len__(self) -> int:
+        return len(self.x_px)
+
+    @property
+    def duration_s(self) -> FloatArray:
+        """Durations (n,) in seconds."""
+        return self.end_s - self.start_s
+
+    @property
+    def kept(self) -> BoolArray:
+        """Which fixations (n,) no filter has marked."""
+        assert self.mark is not None
+        return self.mark == ""
+
+    def take(self, rows: npt.ArrayLike) -> Self:
+        """Return the fixations of these rows: a boolean mask (n,), indices or a slice."""
+        chosen = np.arange(len(self))[rows if isinstance(rows, slice) else np.asarray(rows)]
+        columns = {f.name: getattr(self, f.name) for f in fields(self)}
+        return type(self)(**{name: c if c is None else c[chosen] for name, c in columns.items()})
+
+    @classmethod
+    def empty(cls) -> Self:
+        """Return no fixations."""
+        return cls(*(np.zeros(0) for _ in range(4)))
+
+
+@dataclass(frozen=True)
+class Word:
+    """One dictated token with its time span in seconds; equal times are legal."""
+
+    text: str
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One dictated sentence: its text, its time span, its words as a half-open range of the word list."""
+
+    text: str
+    start_s: float
+    end_s: float
+    first_word: int
+    last_word: int  # one past
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """A rectangle or an axis-aligned ellipse drawn on the image; box in edges, certainty 1..5 or 0."""
+
+    kind: Literal["ellipse", "box", "chest_box"]
+    box: Rectangle
+    labels: tuple[str, ...] = ()
+    certainty: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """What one reading of one image recorded, in image pixels and seconds."""
+
+    fixations: Fixations
+    words: tuple[Word, ...] = ()
+    transcript: str = ""
+    annotations: tuple[Annotation, ...] = ()
+    sigma_px: float | None = None  # the source's published Gaussian width where it has no px-per-degree
+    notes: dict[str, Any] = field(default_factory=dict)  # counts and facts for the provenance, no ids
+
+
+@dataclass(frozen=True)
+class Context:
+    """The report's sections; absent text is ""."""
+
+    indication: str = ""
+    history: str = ""
+    comparison: str = ""
+    technique: str = ""
+    findings: str = ""
+    impression: str = ""
+    last_paragraph: str = ""
+
+
+@dataclass(frozen=True)
+class ImageRef:
+    """Where an image lies: `path` relative to `root`, read as `kind` ("dicom" or "raster")."""
+
+    root: str
+    path: str
+    kind: Literal["dicom", "raster"]
+    source: str  # for the provenance, such as mimic-cxr or mimic-cxr-jpg
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """An input that did not become a sample, and why."""
+
+    key: str
+    dataset: str
+    reading_id: str
+    dicom_id: str
+    study_id: str
+    subject_id: str
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One reading of one image, or an image without gaze (recording None)."""
+
+    key: str
+    dataset: str
+    dicom_id: str
+    study_id: str
+    subject_id: str
+    reading_id: str
+    split: Split
+    split_origin: str
+    view_position: str
+    image: ImageRef
+    context: Context
+    labels: dict[str, int]
+    recording: Recording | None
+    synthetic: bool
+    provenance: dict[str, Any]
+
+
+MEMBER_SUFFIXES = ("gaze.npz", "json", "maps.npy")  # beside the image, whose suffix is png or jpg
+
+GAZE_COLUMNS: dict[str, Sequence[str]] = {
+    "fixations": (
+        "x_px",
+        "y_px",
+        "start_s",
+        "end_s",
+        "px_per_deg_x",
+        "px_per_deg_y",
+        "shown_left",
+        "shown_top",
+        "shown_right",
+        "shown_bottom",
+        "on_image",
+    ),
+    "words": ("word", "word_start_s", "word_end_s", "word_sentence"),
+    "sentences": ("sentence_start_s", "sentence_end_s", "window_start_s"),
+}
