@@ -53,7 +53,8 @@ def numbers(table: pd.DataFrame, column: str, *, kind: str, empty: float | None 
     bad = np.flatnonzero(~allowed)
     if len(bad):
         cell = text.iloc[bad[0]]
-        what = "is empty" if not cell.strip() else f"is {cell[:20]!r}, not a finite number"
+        shown = repr(cell) if len(cell) <= 12 and " " not in cell else f"{len(cell)} characters of text"
+        what = "is empty" if not cell.strip() else f"is {shown}, not a finite number"
         raise InputError(
             "bad_number",
             f"{kind}, row {bad[0] + 1}, column {column!r} {what}; correct the cell or remove the row "
