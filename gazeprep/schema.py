@@ -84,7 +84,8 @@ class Fixations:
     x_px, y_px (n,): points in image pixels, may lie off the image. start_s, end_s (n,): seconds; may overlap
     other fixations; zero durations are legal. px_per_deg_x, px_per_deg_y (n,): image pixels per degree of
     visual angle. shown (n, 4): the part of the image on the screen, edges left, top, right, bottom; None is
-    the whole image. mark (n,): why a filter would leave the fixation out, "" for none.
+    the whole image. screen (n, 4): where that part was drawn, edges in screen px. mark (n,): why a filter would
+    leave the fixation out, "" for none.
     Raises InputError (a ValueError) on NaN, infinite values, negative durations, ragged columns.
     """
 
@@ -95,6 +96,7 @@ class Fixations:
     px_per_deg_x: FloatArray | None = field(default=None, kw_only=True)
     px_per_deg_y: FloatArray | None = field(default=None, kw_only=True)
     shown: FloatArray | None = field(default=None, kw_only=True)
+    screen: FloatArray | None = field(default=None, kw_only=True)
     mark: npt.NDArray[np.str_] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -103,7 +105,8 @@ class Fixations:
             object.__setattr__(self, name, _column(name, getattr(self, name), length))
         self._check_durations()
         self._check_resolution(length)
-        self._check_shown(length)
+        self._check_rectangles("shown", length)
+        self._check_rectangles("screen", length)
         mark = np.full(length, "") if self.mark is None else np.asarray(self.mark, dtype=np.str_)
         if mark.shape != (length,):
             raise InputError("bad_fixations", f"mark has shape {mark.shape}, expected ({length},)")
@@ -134,26 +137,25 @@ class Fixations:
                 )
             object.__setattr__(self, name, column)
 
-    def _check_shown(self, length: int) -> None:
-        if self.shown is None:
+    def _check_rectangles(self, name: str, length: int) -> None:
+        if getattr(self, name) is None:
             return
-        shown = np.asarray(self.shown, dtype=np.float64)
-        if shown.size == 0 and length == 0:
-            shown = shown.reshape(0, 4)
-        if shown.shape != (length, 4):
+        rectangles = np.asarray(getattr(self, name), dtype=np.float64)
+        if rectangles.size == 0 and length == 0:
+            rectangles = rectangles.reshape(0, 4)
+        if rectangles.shape != (length, 4):
             raise InputError(
                 "bad_fixations",
-                f"shown has shape {shown.shape}, expected ({length}, 4): left, top, right, bottom edges",
+                f"{name} has shape {rectangles.shape}, expected ({length}, 4): left, top, right, bottom edges",
             )
-        bad = np.flatnonzero(
-            ~np.isfinite(shown).all(axis=1) | (shown[:, 2] < shown[:, 0]) | (shown[:, 3] < shown[:, 1])
-        )
+        ordered = (rectangles[:, :2] <= rectangles[:, 2:]).all(axis=1)
+        bad = np.flatnonzero(~(np.isfinite(rectangles).all(axis=1) & ordered))
         if len(bad):
             raise InputError(
                 "bad_fixations",
-                f"shown[{bad[0]}] is {shown[bad[0]].tolist()}: not a rectangle left, top, right, bottom",
+                f"{name}[{bad[0]}] is {rectangles[bad[0]].tolist()}: not a rectangle left, top, right, bottom",
             )
-        object.__setattr__(self, "shown", shown)
+        object.__setattr__(self, name, rectangles)
 
     def __len__(self) -> int:
         return len(self.x_px)
@@ -172,8 +174,8 @@ class Fixations:
     def take(self, rows: npt.ArrayLike) -> Self:
         """Return the fixations of these rows: a boolean mask (n,), indices or a slice."""
         chosen = np.arange(len(self))[rows if isinstance(rows, slice) else np.asarray(rows)]
-        columns = {f.name: getattr(self, f.name) for f in fields(self)}
-        return type(self)(**{name: c if c is None else c[chosen] for name, c in columns.items()})
+        columns: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        return type(self)(**{name: None if c is None else c[chosen] for name, c in columns.items()})
 
     @classmethod
     def empty(cls) -> Self:
@@ -217,6 +219,7 @@ class Recording:
 
     fixations: Fixations
     words: tuple[Word, ...] = ()
+    full_stop: Literal["token", "suffix"] = "token"  # "." is a word of its own, or ends the word before it
     transcript: str = ""
     annotations: tuple[Annotation, ...] = ()
     sigma_px: float | None = None  # the source's published Gaussian width where it has no px-per-degree

@@ -21,7 +21,8 @@ def read_table(path: Path, columns: Sequence[str], *, kind: str, optional: Seque
         raise InputError("file_missing", f"{kind} is missing; check the folder against docs/data.md") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, EOFError, OSError) as error:
         raise InputError(
-            "unreadable_table", f"{kind} cannot be read as a table ({type(error).__name__}); download it again"
+            "unreadable_table",
+            f"{kind} cannot be read as a table ({type(error).__name__}); download it again",
         ) from error
     missing = [name for name in columns if name not in table.columns]
     if missing:
