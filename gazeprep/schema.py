@@ -6,8 +6,10 @@ integer is the centre of a pixel. Rectangles are (left, top, right, bottom) and 
 (width, height); arrays and grids are (rows, cols). Times are seconds from the recording's own zero.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -174,8 +176,11 @@ class Fixations:
     def take(self, rows: npt.ArrayLike) -> Self:
         """Return the fixations of these rows: a boolean mask (n,), indices or a slice."""
         chosen = np.arange(len(self))[rows if isinstance(rows, slice) else np.asarray(rows)]
-        columns: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return type(self)(**{name: None if c is None else c[chosen] for name, c in columns.items()})
+        columns: dict[str, Any] = {}
+        for column in fields(self):
+            values = getattr(self, column.name)
+            columns[column.name] = None if values is None else values[chosen]
+        return type(self)(**columns)
 
     @classmethod
     def empty(cls) -> Self:
@@ -247,6 +252,38 @@ class ImageRef:
     path: str
     kind: Literal["dicom", "raster"]
     source: str  # for the provenance, such as mimic-cxr or mimic-cxr-jpg
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Reading(ABC):
+    """One reading of one image, as its source's tables list it; `load` opens its own files.
+
+    reading_id is unique within the dataset. split is the source's own, "" where it has none. image is the
+    source's own picture, None where MIMIC-CXR holds it. reject is the reason why it cannot become a sample
+    ("" for none), such as eye_tracking_discarded. Objects are small and cross process borders.
+    """
+
+    dataset: str
+    source: str  # name and version, for the provenance
+    reading_id: str
+    dicom_id: str
+    study_id: str = ""
+    subject_id: str = ""
+    split: str = ""
+    view_position: str = ""
+    image_size: Size | None = None  # as the source states it, None where it does not
+    image: ImageRef | None = None
+    context: Context | None = None
+    reject: str = ""
+    synthetic: bool = False
+
+    @abstractmethod
+    def load(self) -> Recording:
+        """Read the recording; raises InputError where it cannot be used."""
+
+    @abstractmethod
+    def files(self) -> tuple[Path, ...]:
+        """Return the files that `load` opens, so that a build notices when they change."""
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,19 @@
 """Readers: the only files that know a raw column name, file name or unit conversion."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from gazeprep.schema import Fixations
+from gazeprep.sources import reflacx
+
+
+def load_fixations(path: str | Path, format: Literal["reflacx", "egd", "table"], **options: Any) -> Fixations:
+    """Read the fixations of one reading from a file, in image px and seconds.
+
+    format "reflacx": a REFLACX fixations.csv. Raises InputError (a ValueError) on a bad file, ValueError on an
+    unknown format.
+    """
+    readers = {"reflacx": reflacx.read_fixations}
+    if format not in readers:
+        raise ValueError(f"format {format!r} is unknown; choose one of {', '.join(map(repr, readers))}")
+    return readers[format](Path(path), **options)

@@ -8,12 +8,17 @@ import pandas as pd
 
 from gazeprep.schema import FloatArray, InputError
 
+SYNTHETIC_MARK = "SYNTHETIC.json"
 
-def read_table(path: Path, columns: Sequence[str], *, kind: str, optional: Sequence[str] = ()) -> pd.DataFrame:
+
+def read_table(
+    path: Path, columns: Sequence[str], *, kind: str, optional: Sequence[str] = (), all_columns: bool = False
+) -> pd.DataFrame:
     """Read a csv, csv.gz or parquet table with every cell as text, absent cells "".
 
-    Returns the named columns and those of `optional` that are there. `kind` names the file in errors, such
-    as "REFLACX fixations.csv". Raises InputError where the file or a column is missing or cannot be parsed.
+    Returns the named columns and those of `optional` that are there, or all columns. `kind` names the file in
+    errors, such as "REFLACX fixations.csv". Raises InputError where the file or a column is missing or the
+    file cannot be parsed.
     """
     try:
         table = _read_raw(path)
@@ -31,6 +36,8 @@ def read_table(path: Path, columns: Sequence[str], *, kind: str, optional: Seque
             f"{kind} has no column {', '.join(map(repr, missing))}; it has {len(table.columns)}: "
             f"{', '.join(map(repr, table.columns[:20]))}. Check that this is the right file and release",
         )
+    if all_columns:
+        return table
     return table[[*columns, *(name for name in optional if name in table.columns)]]
 
 
@@ -62,3 +69,8 @@ def numbers(table: pd.DataFrame, column: str, *, kind: str, empty: float | None 
             f"({len(bad)} of {len(table)} rows)",
         )
     return values
+
+
+def folder_is_synthetic(root: Path) -> bool:
+    """Tell whether a source folder was written by gazeprep.synthetic, which marks every folder it writes."""
+    return (root / SYNTHETIC_MARK).exists()
