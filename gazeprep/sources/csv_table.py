@@ -1,14 +1,28 @@
 """Strict reading of source tables: every cell text, every missing column and bad number named with its place."""
 
+import difflib
+import re
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from gazeprep.schema import FloatArray, InputError
 
 SYNTHETIC_MARK = "SYNTHETIC.json"
+QUOTABLE = re.compile(r"[-+0-9.,:; %]{1,12}|[-+]?(nan|inf|infinity|none|null|na|n/a)", re.IGNORECASE)
+UNREADABLE = (
+    pd.errors.ParserError,
+    pd.errors.EmptyDataError,
+    pa.ArrowException,
+    UnicodeDecodeError,
+    EOFError,
+    OSError,
+    zlib.error,
+)
 
 
 def read_table(
@@ -24,21 +38,32 @@ def read_table(
         table = _read_raw(path)
     except FileNotFoundError:
         raise InputError("file_missing", f"{kind} is missing; check the folder against docs/data.md") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, EOFError, OSError) as error:
+    except UNREADABLE as error:
         raise InputError(
             "unreadable_table",
             f"{kind} cannot be read as a table ({type(error).__name__}); download it again",
         ) from error
-    missing = [name for name in columns if name not in table.columns]
-    if missing:
-        raise InputError(
-            "wrong_columns",
-            f"{kind} has no column {', '.join(map(repr, missing))}; it has {len(table.columns)}: "
-            f"{', '.join(map(repr, table.columns[:20]))}. Check that this is the right file and release",
-        )
+    if not isinstance(table.index, pd.RangeIndex):  # pandas took the surplus cells for an index
+        raise InputError("unreadable_table", f"{kind} has rows with more cells than its header; download it again")
+    _check_columns(table, columns, kind)
     if all_columns:
         return table
     return table[[*columns, *(name for name in optional if name in table.columns)]]
+
+
+def _check_columns(table: pd.DataFrame, columns: Sequence[str], kind: str) -> None:
+    missing = [name for name in columns if name not in table.columns]
+    if not missing:
+        return
+    # Only near names are quoted: the "header" of a table without one holds ids or text.
+    others = [str(name) for name in table.columns if name not in columns]
+    near = sorted({name for wanted in missing for name in difflib.get_close_matches(wanted, others, cutoff=0.7)})
+    raise InputError(
+        "wrong_columns",
+        f"{kind} has no column {', '.join(map(repr, missing))} among its {len(table.columns)}"
+        f"{', but has ' + ', '.join(map(repr, near)) if near else ''}. Check that this is the right file and "
+        "release, and that its first line is the header",
+    )
 
 
 def _read_raw(path: Path) -> pd.DataFrame:
@@ -61,14 +86,20 @@ def numbers(table: pd.DataFrame, column: str, *, kind: str, empty: float | None 
     bad = np.flatnonzero(~allowed)
     if len(bad):
         cell = text.iloc[bad[0]]
-        shown = repr(cell) if len(cell) <= 12 and " " not in cell else f"{len(cell)} characters of text"
+        shown = repr(cell) if QUOTABLE.fullmatch(cell) else f"{len(cell)} characters of text"
         what = "is empty" if not cell.strip() else f"is {shown}, not a finite number"
         raise InputError(
             "bad_number",
-            f"{kind}, row {bad[0] + 1}, column {column!r} {what}; correct the cell or remove the row "
-            f"({len(bad)} of {len(table)} rows)",
+            f"{kind}, row {_row_number(table, int(bad[0]))}, column {column!r} {what}; correct the cell or remove "
+            f"the row ({len(bad)} of {len(table)} rows)",
         )
     return values
+
+
+def _row_number(table: pd.DataFrame, position: int) -> int:
+    """Row counted from 1 below the header, also where `table` is a selection of rows that kept their index."""
+    label = table.index[position]
+    return 1 + int(label if pd.api.types.is_integer_dtype(table.index) else position)
 
 
 def folder_is_synthetic(root: Path) -> bool:

@@ -1,0 +1,277 @@
+"""EGD-CXR 1.0.0 (Eye Gaze Data for Chest X-rays): fixations, timed dictation and boxes on MIMIC-CXR images."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gazeprep.schema import (
+    CHEXPERT_LABELS,
+    LABEL_ABSENT,
+    Annotation,
+    Context,
+    Fixations,
+    InputError,
+    Reading,
+    Recording,
+    Word,
+)
+from gazeprep.sources.csv_table import folder_is_synthetic, numbers, read_table
+from gazeprep.transcripts import split_phrases
+
+DATASET = "egd-cxr"
+SOURCE = "EGD-CXR 1.0.0"
+SIGMA_PX = 150.0  # the Gaussian of the published maps, in image px; the release has no px-per-degree
+ID_LENGTH = 44
+CALIBRATION_ID_LENGTH = 39  # rows of calibration pictures carry a real id cut by 5 characters
+DIAGNOSES = ("Normal", "CHF", "pneumonia")
+FILE_ID = re.compile(r"\w[\w.-]*")
+IMAGE_PATH = re.compile(r"/p(?P<patient_id>\d+)/s(?P<study_id>\d+)/")
+
+MASTER_COLUMNS = ("dicom_id", "path", "study_id", "patient_id")
+FIXATION_COLUMNS = ("DICOM_ID", "FPOGS", "FPOGD", "FPOGV", "X_ORIGINAL", "Y_ORIGINAL")
+BOX_COLUMNS = ("dicom_id", "bbox_name", "x1", "x2", "y1", "y2")
+CHEXPERT_COLUMNS = {label: f"{label.lower().replace(' ', '_')}__chx" for label in CHEXPERT_LABELS}
+INDICATION = "cxr_exam_indication"
+LABEL_OF_CELL = {"": LABEL_ABSENT, "1": 1, "1.0": 1, "0": 0, "0.0": 0, "-1": -1, "-1.0": -1}
+
+MASTER, FIXATIONS, BOXES = (f"EGD-CXR {name}.csv" for name in ("master_sheet", "fixations", "bounding_boxes"))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EgdReading(Reading):
+    """One EGD-CXR image; the tables' rows for it are here already, `load` opens its transcript alone.
+
+    chexpert: its CheXpert labels 1, 0, -1, -2 as the master sheet states them. diagnoses: which of Normal, CHF
+    and pneumonia it states. rows: how many rows of fixations.csv it has, of which off_image and invalid left.
+    """
+
+    root: Path
+    fixations: Fixations
+    boxes: tuple[Annotation, ...] = ()
+    chexpert: dict[str, int]
+    diagnoses: tuple[str, ...] = ()
+    rows: dict[str, int] = field(default_factory=dict)
+
+    def load(self) -> Recording:
+        """Read the transcript and join the fixations and boxes; raises InputError."""
+        notes: dict[str, Any] = {**self.rows, "diagnoses": list(self.diagnoses)}
+        transcript = Transcript()
+        if self._transcript_path.exists():
+            transcript = read_transcript(self._transcript_path)
+        else:
+            notes["words_missing"] = True
+        return Recording(
+            fixations=self.fixations,
+            words=transcript.words,
+            full_stop="suffix",
+            transcript=transcript.text,
+            annotations=self.boxes,
+            sigma_px=SIGMA_PX,
+            notes=notes,
+        )
+
+    def files(self) -> tuple[Path, ...]:
+        """Return the transcript that `load` opens and the tables whose rows this reading holds."""
+        return (self._transcript_path, self.root / "fixations.csv", self.root / "bounding_boxes.csv")
+
+    @property
+    def _transcript_path(self) -> Path:
+        return self.root / "audio_segmentation_transcripts" / self.dicom_id / "transcript.json"
+
+
+def readings(root: Path) -> tuple[EgdReading, ...]:
+    """List every image of an EGD-CXR folder's master sheet, in its order, with its fixations and boxes.
+
+    Raises InputError on a wrong folder, a missing table or column, a duplicate id, a malformed cell.
+    """
+    master = _read_master(root)
+    known = frozenset(master["dicom_id"])
+    fixations = _fixations_by_id(root / "fixations.csv", known)
+    boxes = _read_boxes(root / "bounding_boxes.csv", known)
+    synthetic = folder_is_synthetic(root)
+    found = []
+    for row, record in enumerate(master.to_dict("records"), start=1):
+        cells = {str(name): str(value) for name, value in record.items()}
+        dicom_id = cells["dicom_id"]
+        own = fixations.get(dicom_id, _OwnRows())
+        indication = " ".join(cells.get(INDICATION, "").split())
+        found.append(
+            EgdReading(
+                dataset=DATASET,
+                source=SOURCE,
+                reading_id=dicom_id,
+                dicom_id=dicom_id,
+                study_id=_number_id(cells, "study_id", row),
+                subject_id=_number_id(cells, "patient_id", row),
+                context=Context(indication=indication) if indication else None,
+                reject="" if len(own.fixations) else "no_fixations",
+                synthetic=synthetic,
+                root=root,
+                fixations=own.fixations,
+                boxes=tuple(boxes.get(dicom_id, ())),
+                chexpert={label: _label(cells, name, row) for label, name in CHEXPERT_COLUMNS.items()},
+                diagnoses=tuple(name for name in DIAGNOSES if cells.get(name) in ("1", "1.0")),
+                rows=own.counts,
+            )
+        )
+    return tuple(found)
+
+
+def dropped_rows(root: Path) -> dict[str, int]:
+    """Count the rows of a folder's fixations.csv that belong to no image of its master sheet.
+
+    Returns calibration_rows (the id cut by 5 characters) and unknown_id_rows (any other id).
+    """
+    ids = read_table(root / "fixations.csv", FIXATION_COLUMNS, kind=FIXATIONS)["DICOM_ID"].str.strip()
+    left = ids[_match_ids(ids, frozenset(_read_master(root)["dicom_id"])) == ""]
+    calibration = int((left.str.len() == CALIBRATION_ID_LENGTH).sum())
+    return {"calibration_rows": calibration, "unknown_id_rows": len(left) - calibration}
+
+
+def _read_master(root: Path) -> pd.DataFrame:
+    path = root / "master_sheet.csv"
+    if not path.exists():
+        raise InputError(
+            "wrong_folder",
+            "the EGD-CXR folder holds no master_sheet.csv; pass the folder that contains master_sheet.csv and "
+            "fixations.csv (on a mirror: physionet.org/files/egd-cxr/1.0.0)",
+        )
+    master = read_table(path, MASTER_COLUMNS, kind=MASTER, all_columns=True)
+    master["dicom_id"] = master["dicom_id"].str.strip()
+    malformed = np.flatnonzero(~master["dicom_id"].str.fullmatch(FILE_ID))
+    if len(malformed):
+        raise _bad_cell(MASTER, int(malformed[0]) + 1, "dicom_id", "is not a DICOM id")
+    twice = int(master["dicom_id"].duplicated().sum())
+    if twice:
+        raise InputError("duplicate_id", f"{MASTER} repeats {twice} of its dicom_ids; keep one row of each")
+    return master
+
+
+def _number_id(cells: dict[str, str], column: str, row: int) -> str:
+    """Digits of a study or patient id, from its column (`s50414267`, `50414267.0`) or else from the path."""
+    text = cells[column].strip().lstrip("sp").removesuffix(".0")
+    in_path = IMAGE_PATH.search(cells["path"])
+    if not text and in_path:
+        return in_path[column]
+    if not text.isdecimal():
+        raise _bad_cell(MASTER, row, column, "is not a number, and path does not tell it")
+    return text
+
+
+def _label(cells: dict[str, str], column: str, row: int) -> int:
+    cell = cells.get(column, "").strip()
+    if cell not in LABEL_OF_CELL:
+        raise _bad_cell(MASTER, row, column, "is none of 1, 0, -1 and empty")
+    return LABEL_OF_CELL[cell]
+
+
+@dataclass(frozen=True, eq=False)
+class _OwnRows:
+    """What fixations.csv holds for one image."""
+
+    fixations: Fixations = field(default_factory=Fixations.empty)
+    counts: dict[str, int] = field(default_factory=lambda: {"rows": 0, "off_image_rows": 0, "invalid_rows": 0})
+
+
+def _match_ids(ids: pd.Series, known: frozenset[str]) -> pd.Series:
+    """Known dicom id of each row, "" for none; an id longer than 44 characters counts as its first 44.
+
+    A shorter id is never completed: rows whose id lacks 5 characters are calibration pictures.
+    """
+    matched = ids.str.slice(0, ID_LENGTH).where(ids.str.len() > ID_LENGTH, ids)
+    return ids.where(ids.isin(known), matched.where(matched.isin(known), ""))
+
+
+def _fixations_by_id(path: Path, known: frozenset[str]) -> dict[str, _OwnRows]:
+    table = read_table(path, FIXATION_COLUMNS, kind=FIXATIONS)
+    owner = _match_ids(table["DICOM_ID"].str.strip(), known)
+    table = table[owner != ""]
+    start, duration, valid, x, y = (numbers(table, name, kind=FIXATIONS) for name in FIXATION_COLUMNS[1:])
+    negative = np.flatnonzero(duration < 0)
+    if len(negative):
+        raise _bad_cell(FIXATIONS, int(table.index[negative[0]]) + 1, "FPOGD", "is a negative duration")
+    # A negative original coordinate says "off the image", on both axes even where one of them is inside.
+    off_image = (x < 0) | (y < 0)
+    invalid = ~off_image & (valid == 0)
+    kept = ~off_image & ~invalid
+    found = {}
+    for dicom_id, rows in table.groupby(owner[table.index].to_numpy(), sort=False).indices.items():
+        own = rows[kept[rows]]
+        found[str(dicom_id)] = _OwnRows(
+            Fixations(x[own], y[own], start[own], start[own] + duration[own]),
+            {
+                "rows": len(rows),
+                "off_image_rows": int(off_image[rows].sum()),
+                "invalid_rows": int(invalid[rows].sum()),
+            },
+        )
+    return found
+
+
+def read_fixations(path: Path, *, dicom_id: str) -> Fixations:
+    """Read one image's fixations from an EGD-CXR fixations.csv: image px, seconds; raises InputError.
+
+    Leaves out rows off the image (a negative X_ORIGINAL or Y_ORIGINAL is a flag, not a position) and rows that
+    the tracker calls invalid (FPOGV 0).
+    """
+    found = _fixations_by_id(path, frozenset([dicom_id]))
+    if dicom_id not in found:
+        raise InputError(
+            "unknown_id", f"{FIXATIONS} has no row with this dicom_id; pass one of its DICOM_ID in full, 44 characters"
+        )
+    return found[dicom_id].fixations
+
+
+def _read_boxes(path: Path, known: frozenset[str]) -> dict[str, list[Annotation]]:
+    if not path.exists():
+        return {}
+    table = read_table(path, BOX_COLUMNS, kind=BOXES)
+    x1, x2, y1, y2 = (numbers(table, name, kind=BOXES) for name in BOX_COLUMNS[2:])
+    boxes = np.stack([np.minimum(x1, x2), np.minimum(y1, y2), np.maximum(x1, x2), np.maximum(y1, y2)], axis=1)
+    found: dict[str, list[Annotation]] = {}
+    for dicom_id, name, box in zip(table["dicom_id"].str.strip(), table["bbox_name"], boxes.tolist(), strict=True):
+        if dicom_id in known:
+            found.setdefault(dicom_id, []).append(Annotation(kind="box", box=tuple(box), labels=(name.strip(),)))
+    return found
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What a transcript.json holds: the whole text, and its words as phrases with at most one full stop each."""
+
+    text: str = ""
+    words: tuple[Word, ...] = ()
+
+
+def read_transcript(path: Path) -> Transcript:
+    """Read one EGD-CXR transcript.json; an empty list or text is legal. Raises InputError, quoting no text."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, OSError) as error:
+        raise _bad_transcript(f"cannot be read as json ({type(error).__name__})") from None
+    match content:
+        case {"full_text": str(text), "time_stamped_text": list(phrases)}:
+            words = tuple(_phrase(phrase, number) for number, phrase in enumerate(phrases, start=1))
+            return Transcript(text.strip(), split_phrases(words))
+    raise _bad_transcript("is not an object with a text full_text and a list time_stamped_text")
+
+
+def _phrase(phrase: Any, number: int) -> Word:
+    match phrase:
+        case {"phrase": str(text), "begin_time": float() | int() as start_s, "end_time": float() | int() as end_s}:
+            if np.isfinite([start_s, end_s]).all() and start_s <= end_s:
+                return Word(text, float(start_s), float(end_s))
+    raise _bad_transcript(f"phrase {number} is not a text with begin_time <= end_time in seconds")
+
+
+def _bad_transcript(problem: str) -> InputError:
+    return InputError("bad_transcript", f"EGD-CXR transcript.json {problem}; correct the file or download it again")
+
+
+def _bad_cell(kind: str, row: int, column: str, problem: str) -> InputError:
+    return InputError("bad_cell", f"{kind}, row {row}, column {column!r} {problem}; correct the cell")
