@@ -1,7 +1,7 @@
 """Frames of reference, filters that mark, and clipping of fixations to time windows."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -28,10 +28,22 @@ class Frame:
     image_on_screen_px: Rectangle | None = None
 
     def __post_init__(self) -> None:
+        if self.unit not in get_args(Unit):
+            raise ValueError(f"frame.unit is {self.unit!r}: choose one of {', '.join(get_args(Unit))}")
         if self.base not in (0, 1):
             raise ValueError(f"frame.base is {self.base}: the first pixel is number 0 or 1")
+        if self.time not in ("s", "ms"):
+            raise ValueError(f"frame.time is {self.time!r}: choose s or ms")
         if self.unit == "screen_fraction" and self.screen_px is None:
             raise ValueError("frame.unit is screen_fraction: give frame.screen_px, the (width, height) of the screen")
+        if self.screen_px is not None and min(self.screen_px) <= 0:
+            raise ValueError(f"frame.screen_px is {self.screen_px}: width and height must be positive")
+        if self.image_on_screen_px is not None:
+            left, top, right, bottom = self.image_on_screen_px
+            if not (left < right and top < bottom):
+                raise ValueError(
+                    f"frame.image_on_screen_px is {self.image_on_screen_px}: give left, top, right, bottom"
+                )
 
     @property
     def seconds(self) -> float:

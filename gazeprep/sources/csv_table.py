@@ -45,13 +45,14 @@ def read_table(
         ) from error
     if not isinstance(table.index, pd.RangeIndex):  # pandas took the surplus cells for an index
         raise InputError("unreadable_table", f"{kind} has rows with more cells than its header; download it again")
-    _check_columns(table, columns, kind)
+    check_columns(table, columns, kind)
     if all_columns:
         return table
     return table[[*columns, *(name for name in optional if name in table.columns)]]
 
 
-def _check_columns(table: pd.DataFrame, columns: Sequence[str], kind: str) -> None:
+def check_columns(table: pd.DataFrame, columns: Sequence[str], kind: str) -> None:
+    """Raise InputError naming the columns that a table lacks."""
     missing = [name for name in columns if name not in table.columns]
     if not missing:
         return
