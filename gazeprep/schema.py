@@ -7,7 +7,6 @@ integer is the centre of a pixel. Rectangles are (left, top, right, bottom) and 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -254,6 +253,15 @@ class ImageRef:
     source: str  # for the provenance, such as mimic-cxr or mimic-cxr-jpg
 
 
+@dataclass(frozen=True)
+class ReportRef:
+    """Where a study's report lies: a text file, or the member of a zip; `path` is relative to `root`."""
+
+    root: str
+    path: str
+    member: str = ""
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Reading(ABC):
     """One reading of one image, as its source's tables list it; `load` opens its own files.
@@ -274,6 +282,7 @@ class Reading(ABC):
     image_size: Size | None = None  # as the source states it, None where it does not
     image: ImageRef | None = None
     context: Context | None = None
+    chexpert: dict[str, int] | None = None  # the source's own 14 labels, used where MIMIC has no row
     reject: str = ""
     synthetic: bool = False
 
@@ -300,9 +309,9 @@ class Rejected:
     detail: str = ""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Case:
-    """One reading of one image, or an image without gaze (recording None)."""
+    """One reading of one image, or an image without gaze (reading None): all that a worker needs to load it."""
 
     key: str
     dataset: str
@@ -314,29 +323,27 @@ class Case:
     split_origin: str
     view_position: str
     image: ImageRef
-    context: Context
+    image_size: Size | None  # as the tables state it
+    reading: Reading | None
+    report: ReportRef | None
+    context: Context | None  # the source's own, used where there is no report
     labels: dict[str, int]
-    recording: Recording | None
     synthetic: bool
-    provenance: dict[str, Any]
+    source: str
 
 
-MEMBER_SUFFIXES = ("gaze.npz", "json", "maps.npy")  # beside the image, whose suffix is png or jpg
-
-GAZE_COLUMNS: dict[str, Sequence[str]] = {
-    "fixations": (
-        "x_px",
-        "y_px",
-        "start_s",
-        "end_s",
-        "px_per_deg_x",
-        "px_per_deg_y",
-        "shown_left",
-        "shown_top",
-        "shown_right",
-        "shown_bottom",
-        "on_image",
-    ),
-    "words": ("word", "word_start_s", "word_end_s", "word_sentence"),
-    "sentences": ("sentence_start_s", "sentence_end_s", "window_start_s"),
-}
+FIXATION_COLUMNS = (
+    "x_px",
+    "y_px",
+    "start_s",
+    "end_s",
+    "px_per_deg_x",
+    "px_per_deg_y",
+    "shown_left",
+    "shown_top",
+    "shown_right",
+    "shown_bottom",
+    "on_image",
+)
+WORD_COLUMNS = ("word", "word_start_s", "word_end_s", "word_sentence")
+SENTENCE_COLUMNS = ("sentence_start_s", "sentence_end_s", "window_start_s")

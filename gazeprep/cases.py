@@ -1,0 +1,310 @@
+"""Sources -> cases: which readings and images there are, whose image, report, labels and split each has."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from gazeprep.reports import Override
+from gazeprep.schema import (
+    CHEXPERT_LABELS,
+    LABEL_ABSENT,
+    SPLITS,
+    Case,
+    Context,
+    ImageRef,
+    InputError,
+    Reading,
+    Rejected,
+    ReportRef,
+)
+from gazeprep.shards import sample_key
+from gazeprep.sources import egd, reflacx
+from gazeprep.sources import table as tables
+from gazeprep.sources.csv_table import folder_is_synthetic
+from gazeprep.sources.mimic_cxr import MimicCxr, MimicImage, open_mimic
+from gazeprep.splits import Assigned, Claim, HashSplit, assign_splits
+
+MIMIC_DATASET = "mimic-cxr"
+# A reading rejected for one of these was never one: its image counts as without gaze.
+NO_READING = ("eye_tracking_discarded", "no_fixations", "fixations_missing")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the inputs lie, any subset; each is the folder that holds the release's own tables.
+
+    reflacx, egd, mimic (DICOM and reports), mimic_jpg: source folders. table: anyone's tables.
+    section_overrides: a csv of hand-treated reports. prefer: which file where an image is there as both.
+    views: the view positions to take, empty for all. labels: which MIMIC label table.
+    """
+
+    reflacx: Path | None = None
+    egd: Path | None = None
+    mimic: Path | None = None
+    mimic_jpg: Path | None = None
+    table: tables.TableSource | None = None
+    section_overrides: Path | None = None
+    prefer: Literal["dicom", "jpg"] = "dicom"
+    views: tuple[str, ...] = ()
+    labels: Literal["chexpert", "negbio", "test_set"] = "chexpert"
+
+    def __post_init__(self) -> None:
+        if not any((self.reflacx, self.egd, self.mimic, self.mimic_jpg, self.table)):
+            raise ValueError("no source is named; give at least one of reflacx, egd, mimic, mimic_jpg, table")
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """Everything the sources hold: cases to build, inputs rejected already, what is missing with counts."""
+
+    cases: tuple[Case, ...]
+    rejected: tuple[Rejected, ...]
+    missing: dict[str, int]
+    overrides: dict[str, Override] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    """An input before its split is known; `reading` or `mimic` or `image` may be None, not all."""
+
+    dataset: str
+    reading_id: str
+    dicom_id: str
+    study_id: str
+    subject_id: str
+    view_position: str
+    source_split: str
+    image: ImageRef | None
+    reading: Reading | None
+    mimic: MimicImage | None
+    context: Context | None
+    synthetic: bool
+    source: str
+    reject: str = ""
+
+    @property
+    def scope(self) -> str:
+        """Subjects of different tables are different people, those of REFLACX, EGD and MIMIC are the same."""
+        return f"{self.dataset}\0{self.subject_id}" if self.dataset.startswith("table-") else self.subject_id
+
+    @property
+    def split_origin(self) -> str:
+        return "reflacx" if self.dataset == reflacx.DATASET else "source"
+
+    @property
+    def key(self) -> str:
+        return sample_key(self.dataset, self.reading_id or self.dicom_id)
+
+
+def collect(sources: Sources, by_hash: HashSplit | None = None) -> Inputs:
+    """List every input of the sources as a case or as rejected; raises InputError on an unusable source."""
+    mimic = _open_mimic(sources)
+    readings = _readings(sources)
+    candidates = [_of_reading(reading, mimic) for reading in readings]
+    taken = {reading.dicom_id for reading in readings if reading.reject not in NO_READING}
+    if mimic is not None:
+        synthetic = any(folder_is_synthetic(root) for root in (sources.mimic, sources.mimic_jpg) if root)
+        candidates += [_of_image(image, synthetic) for image in mimic.images if image.dicom_id not in taken]
+    if sources.table is not None:
+        candidates += [_of_table(image) for image in tables.images(sources.table) if image.image_id not in taken]
+    if not candidates:
+        raise InputError("no_inputs", "the sources name no reading and no image; check the folders and their tables")
+    _check_keys(candidates)
+    splits = assign_splits(
+        (candidate.scope for candidate in candidates), list(_claims(candidates, mimic)), by_hash or HashSplit()
+    )
+    return _sorted_out(candidates, splits, sources, mimic)
+
+
+def _open_mimic(sources: Sources) -> MimicCxr | None:
+    if sources.mimic is None and sources.mimic_jpg is None:
+        return None
+    return open_mimic(
+        sources.mimic,
+        sources.mimic_jpg,
+        overrides=sources.section_overrides,
+        prefer=sources.prefer,
+        labels=sources.labels,
+    )
+
+
+def _readings(sources: Sources) -> list[Reading]:
+    readings: list[Reading] = []
+    if sources.reflacx is not None:
+        readings += reflacx.readings(sources.reflacx)
+    if sources.egd is not None:
+        readings += egd.readings(sources.egd)
+    if sources.table is not None:
+        readings += tables.readings(sources.table)
+    return readings
+
+
+def _of_reading(reading: Reading, mimic: MimicCxr | None) -> _Candidate:
+    of_mimic = mimic.by_dicom.get(reading.dicom_id) if mimic is not None and reading.image is None else None
+    return _Candidate(
+        dataset=reading.dataset,
+        reading_id=reading.reading_id,
+        dicom_id=reading.dicom_id,
+        study_id=of_mimic.study_id if of_mimic else reading.study_id,
+        subject_id=of_mimic.subject_id if of_mimic else reading.subject_id,
+        view_position=of_mimic.view_position if of_mimic else reading.view_position,
+        source_split=reading.split,
+        image=of_mimic.image if of_mimic else reading.image,
+        reading=reading,
+        mimic=of_mimic,
+        context=reading.context,
+        synthetic=reading.synthetic,
+        source=reading.source,
+        reject=reading.reject,
+    )
+
+
+def _of_image(image: MimicImage, synthetic: bool) -> _Candidate:
+    return _Candidate(
+        dataset=MIMIC_DATASET,
+        reading_id="",
+        dicom_id=image.dicom_id,
+        study_id=image.study_id,
+        subject_id=image.subject_id,
+        view_position=image.view_position,
+        source_split="",
+        image=image.image,
+        reading=None,
+        mimic=image,
+        context=None,
+        synthetic=synthetic,
+        source="MIMIC-CXR",
+    )
+
+
+def _of_table(image: tables.TableImage) -> _Candidate:
+    return _Candidate(
+        dataset=image.dataset,
+        reading_id="",
+        dicom_id=image.image_id,
+        study_id=image.study_id,
+        subject_id=image.subject_id,
+        view_position=image.view_position,
+        source_split=image.split,
+        image=image.image,
+        reading=None,
+        mimic=None,
+        context=image.context,
+        synthetic=image.synthetic,
+        source=image.source,
+    )
+
+
+def _check_keys(candidates: Sequence[_Candidate]) -> None:
+    counts = Counter(candidate.key for candidate in candidates)
+    twice = [key for key, count in counts.items() if count > 1]
+    if twice:
+        raise InputError(
+            "duplicate_key",
+            f"{len(twice)} keys stand twice (the first is {twice[0]}): a table lists the same reading or image more "
+            "than once; keep one row of each",
+        )
+
+
+def _claims(candidates: Sequence[_Candidate], mimic: MimicCxr | None) -> Iterator[Claim]:
+    if mimic is not None:
+        for subject, split in mimic.split_of_subject.items():
+            yield Claim(subject, split, "mimic-cxr")
+    for candidate in candidates:
+        for split in SPLITS:
+            if candidate.source_split == split:
+                yield Claim(candidate.scope, split, candidate.split_origin)
+
+
+def _sorted_out(
+    candidates: Sequence[_Candidate], splits: dict[str, Assigned], sources: Sources, mimic: MimicCxr | None
+) -> Inputs:
+    cases, rejected = [], []
+    reports: dict[str, ReportRef | None] = {}
+    missing: Counter[str] = Counter()
+    for candidate in candidates:
+        reason = candidate.reject or _why_not(candidate, sources)
+        if reason:
+            rejected.append(_rejected(candidate, reason))
+            continue
+        if mimic is not None and candidate.mimic is not None and candidate.study_id not in reports:
+            reports[candidate.study_id] = mimic.report_ref(candidate.study_id, candidate.subject_id)
+        case = _case(candidate, splits[candidate.scope], reports.get(candidate.study_id), mimic)
+        missing.update(_lacks(case))
+        cases.append(case)
+    if sources.reflacx is not None:
+        missing["REFLACX metadata table"] += reflacx.missing_tables(sources.reflacx)
+    return Inputs(
+        cases=tuple(cases),
+        rejected=tuple(rejected),
+        missing={what: count for what, count in sorted(missing.items()) if count},
+        overrides=mimic.overrides if mimic is not None else {},
+    )
+
+
+def _why_not(candidate: _Candidate, sources: Sources) -> str:
+    if sources.views and candidate.view_position not in sources.views:
+        return "view_not_wanted"
+    return "" if candidate.image is not None else "image_missing"
+
+
+def _rejected(candidate: _Candidate, reason: str) -> Rejected:
+    return Rejected(
+        key=candidate.key,
+        dataset=candidate.dataset,
+        reading_id=candidate.reading_id,
+        dicom_id=candidate.dicom_id,
+        study_id=candidate.study_id,
+        subject_id=candidate.subject_id,
+        reason=reason,
+    )
+
+
+def _case(candidate: _Candidate, split: Assigned, report: ReportRef | None, mimic: MimicCxr | None) -> Case:
+    assert candidate.image is not None
+    reading = candidate.reading
+    size = reading.image_size if reading is not None else None
+    return Case(
+        key=candidate.key,
+        dataset=candidate.dataset,
+        dicom_id=candidate.dicom_id,
+        study_id=candidate.study_id,
+        subject_id=candidate.subject_id,
+        reading_id=candidate.reading_id,
+        split=split.split,
+        split_origin=split.origin,
+        view_position=candidate.view_position,
+        image=candidate.image,
+        image_size=size or (candidate.mimic.size if candidate.mimic is not None else None),
+        reading=reading,
+        report=report,
+        context=candidate.context,
+        labels=_labels(candidate, mimic),
+        synthetic=candidate.synthetic,
+        source=candidate.source,
+    )
+
+
+def _labels(candidate: _Candidate, mimic: MimicCxr | None) -> dict[str, int]:
+    """MIMIC's labels of the study; the reading's own where MIMIC has none."""
+    absent = dict.fromkeys(CHEXPERT_LABELS, LABEL_ABSENT)
+    labels = mimic.labels(candidate.study_id) if mimic is not None and candidate.mimic is not None else absent
+    own = candidate.reading.chexpert if candidate.reading is not None else None
+    if own is not None and labels == absent:
+        return {name: own.get(name, LABEL_ABSENT) for name in CHEXPERT_LABELS}
+    return labels
+
+
+def _lacks(case: Case) -> list[str]:
+    lacks = []
+    if case.report is None and case.context is None:
+        lacks.append("report")
+    if not case.view_position:
+        lacks.append("view position")
+    if not case.study_id:
+        lacks.append("study id")
+    if set(case.labels.values()) == {LABEL_ABSENT}:
+        lacks.append("labels")
+    return lacks

@@ -1,0 +1,187 @@
+"""The command line: gazeprep synth | build | info | preview."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from gazeprep.build import BuildConfig, BuildReport, build
+from gazeprep.jobs import BuildError, JobReport
+from gazeprep.shards import ShardFolder
+
+STOPPED = 130  # exit code after Ctrl-C
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns its exit code: 0 done, 1 stopped by a problem, 2 wrong usage, 130 Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[Namespace], None] = COMMANDS[options.command]
+    console = Console(stderr=True)
+    try:
+        command(options[options.command])
+    except (ValueError, KeyError, BuildError) as error:
+        text = error.args[0] if isinstance(error, KeyError) else error
+        console.print(f"gazeprep {options.command}: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        console.print("gazeprep: stopped; finished shards stay, run the same command to go on", markup=False)
+        return STOPPED
+    return 0
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="gazeprep", description="Eye-tracking recordings, radiographs and reports to shards.")
+    commands = parser.add_subcommands(dest="command")
+    commands.add_subcommand("synth", _synth_parser(), help="write recordings with a known answer")
+    commands.add_subcommand("build", _build_parser(), help="build shards from source folders")
+    commands.add_subcommand("info", _info_parser(), help="what a build holds; a key's source ids")
+    commands.add_subcommand("preview", _preview_parser(), help="draw a sample, or a sheet of samples, as PNG")
+    return parser
+
+
+def _build_parser() -> ArgumentParser:
+    parser = ArgumentParser(description="Build shards from source folders, or finish an interrupted build.")
+    parser.add_argument("--config", action="config", help="a YAML file of the options below")
+    parser.add_class_arguments(BuildConfig, None, fail_untyped=True)
+    return parser
+
+
+def _synth_parser() -> ArgumentParser:
+    parser = ArgumentParser(description="Write synthetic recordings in the sources' own layout, with the truth beside.")
+    parser.add_argument("--out", type=Path, required=True, help="a new or empty folder")
+    parser.add_argument("--subjects", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--full_size", "--full-size", type=bool, default=False, nargs="?", const=True)
+    parser.add_argument("--raw_gaze", "--raw-gaze", type=bool, default=False, nargs="?", const=True)
+    parser.add_argument("--workers", type=int, default=0, help="processes, 0 for one per core")
+    return parser
+
+
+def _info_parser() -> ArgumentParser:
+    parser = ArgumentParser(description="Print what a finished build holds.")
+    parser.add_argument("shards", type=Path, help="the folder that a build wrote")
+    parser.add_argument("--key", type=str, default="", help="print the source ids behind a sample's key")
+    return parser
+
+
+def _preview_parser() -> ArgumentParser:
+    parser = ArgumentParser(description="Draw a sample: image, whole-reading map, each sentence's map.")
+    parser.add_argument("shards", type=Path, help="the folder that a build wrote")
+    parser.add_argument("key", type=str, nargs="?", default="", help="a sample's key; without it, a sheet of samples")
+    parser.add_argument("--out", type=Path, default=Path("preview.png"))
+    parser.add_argument("--samples", type=int, default=12, help="how many samples on a sheet")
+    return parser
+
+
+def _run_build(options: Namespace) -> None:
+    instantiated = _build_parser().instantiate(options)
+    config = BuildConfig(**{field.name: instantiated[field.name] for field in fields(BuildConfig)})
+    with _Watch() as watch:
+        report = build(config, watch)
+    _print_report(report)
+
+
+class _Watch:
+    """A progress bar over shards on a terminal, plain lines elsewhere."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        columns = (TextColumn("shards"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
+        self._task = self._bar.add_task("shards", total=None)
+        self._done = 0
+
+    def __enter__(self) -> "_Watch":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, report: JobReport, jobs: int) -> None:
+        self._done += 1
+        self._bar.update(self._task, completed=self._done, total=jobs)
+        if not self._console.is_terminal:
+            what = f"{report.samples} samples, {report.rejected} rejected" + ("" if report.rebuilt else ", kept")
+            self._console.print(f"shard {self._done}/{jobs} {report.name}: {what}", markup=False, highlight=False)
+
+
+def _print_report(report: BuildReport) -> None:
+    show = _printer()
+    for what, count in report.missing.items():
+        show(f"missing: {what} of {count} inputs" if what in PER_INPUT else f"missing: {count} x {what}")
+    for reason, count in report.reasons.items():
+        show(f"rejected: {count} x {reason}")
+    show(f"{report.shards} shards, {report.rebuilt} of them built now")
+    show(f"inputs {report.inputs} = samples {report.samples} + rejected {report.rejected}")
+
+
+PER_INPUT = ("labels", "report", "study id", "view position")
+
+
+def _run_synth(options: Namespace) -> None:
+    from gazeprep.synthetic import write_corpus
+
+    write_corpus(
+        options.out,
+        options.subjects,
+        seed=options.seed,
+        full_size=options.full_size,
+        raw_gaze=options.raw_gaze,
+        workers=options.workers,
+    )
+
+
+def _run_info(options: Namespace) -> None:
+    folder, show = ShardFolder(options.shards), _printer()
+    if options.key:
+        row = folder.row(options.key)
+        for name in ("key", "dataset", "reading", "dicom", "study", "subject", "split", "shard"):
+            show(f"{name:8} {row[name]}")
+        return
+    counts: dict[str, Any] = folder.manifest["counts"]
+    if folder.manifest["synthetic"]:
+        show("SYNTHETIC recordings: for trying things out, not for findings about people")
+    show(f"inputs {counts['inputs']} = samples {counts['samples']} + rejected {counts['rejected']}")
+    for name in ("samples_by_split", "samples_by_dataset", "rejected_by_reason", "missing"):
+        show(f"{name}: " + (", ".join(f"{what} {count}" for what, count in counts[name].items()) or "none"))
+    show(f"with gaze {counts['samples_with_gaze']}, sentences {counts['sentences']}, subjects {counts['subjects']}")
+    show(f"shards {len(folder.manifest['shards'])}, {sum(s['size'] for s in folder.manifest['shards'])} bytes")
+    show("keys: " + ", ".join(folder.keys()[:3]) + ", ...")
+
+
+def _run_preview(options: Namespace) -> None:
+    try:
+        from gazeprep import plots
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{error.name} is not installed; run pip install 'gazeprep-cogaze[plots]'") from None
+    folder = ShardFolder(options.shards)
+    if options.key:
+        figure = plots.sample_figure(folder.sample(options.key))
+    else:
+        with_gaze = folder.index[folder.index["has_gaze"]]["key"]
+        keys = list(with_gaze)[: options.samples] or folder.keys()[: options.samples]
+        figure = plots.contact_sheet([folder.sample(key) for key in keys])
+    plots.save(figure, options.out)
+    _printer()(f"wrote {options.out}")
+
+
+def _printer() -> Callable[[str], None]:
+    console = Console()
+    return lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+COMMANDS: dict[str, Callable[[Namespace], None]] = {
+    "build": _run_build,
+    "info": _run_info,
+    "preview": _run_preview,
+    "synth": _run_synth,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

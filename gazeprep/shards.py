@@ -1,0 +1,295 @@
+"""Samples <-> tar members: the same four members in every sample, byte-identical tars, an index, reading by key."""
+
+import hashlib
+import io
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gazeprep.fixations import on_image
+from gazeprep.schema import (
+    FIXATION_COLUMNS,
+    SCHEMA_VERSION,
+    SENTENCE_COLUMNS,
+    WORD_COLUMNS,
+    Fixations,
+    Sentence,
+    Size,
+    Word,
+)
+from gazeprep.transcripts import Span
+
+KEY = re.compile(r"[a-z0-9-]+-[0-9a-f]{12}")
+BLOCK = 512  # bytes; a tar header, and what members are padded to
+
+MEMBERS = ("image", "gaze", "json", "maps")
+SUFFIX = {"gaze": "gaze.npz", "json": "json", "maps": "maps.npy"}  # the image's is its format
+
+INDEX_SCHEMA = pa.schema(
+    [
+        ("shard", pa.string()),
+        ("key", pa.string()),
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
+        *((f"{member}_{what}", pa.int64()) for member in MEMBERS for what in ("offset", "length")),
+        ("split", pa.string()),
+        ("split_origin", pa.string()),
+        ("dataset", pa.string()),
+        ("subject", pa.string()),
+        ("study", pa.string()),
+        ("dicom", pa.string()),
+        ("reading", pa.string()),
+        ("view_position", pa.string()),
+        ("synthetic", pa.bool_()),
+        ("has_gaze", pa.bool_()),
+        ("fixations", pa.int64()),
+        ("sentences", pa.int64()),
+        ("sentences_with_gaze", pa.int64()),
+    ]
+)
+REJECTED_SCHEMA = pa.schema(
+    [
+        (name, pa.string())
+        for name in ("key", "dataset", "reading_id", "dicom_id", "study_id", "subject_id", "reason", "detail")
+    ]
+)
+
+
+def sample_key(dataset: str, source_id: str) -> str:
+    """Return the pseudonymous key of a reading or an image: the dataset and 12 hex digits of a hash."""
+    digest = hashlib.blake2b(f"{dataset}\0{source_id}".encode(), digest_size=6).hexdigest()
+    return f"{dataset}-{digest}"
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One sample ready to be written: its members as bytes by role, and its row of the index without offsets."""
+
+    key: str
+    image_format: str
+    members: dict[str, bytes]
+    row: dict[str, Any]
+
+    def named_members(self) -> list[tuple[str, str, bytes]]:
+        """Return (role, file name, bytes) of each member in the order of the tar."""
+        named = [(role, f"{self.key}.{SUFFIX.get(role, self.image_format)}", self.members[role]) for role in MEMBERS]
+        return sorted(named, key=lambda member: member[1])
+
+
+def gaze_member(
+    fixations: Fixations,
+    image_size: Size,
+    words: Sequence[Word],
+    sentences: Sequence[Sentence],
+    windows: Sequence[Span],
+) -> bytes:
+    """Pack fixations, words and sentences into the bytes of <key>.gaze.npz: 1-D columns, px_per_deg 0 where unknown."""
+    unknown = np.zeros(len(fixations))
+    whole = np.tile(np.array([0.0, 0.0, *image_size]), (len(fixations), 1))
+    shown = whole if fixations.shown is None else fixations.shown
+    values = [
+        fixations.x_px,
+        fixations.y_px,
+        fixations.start_s,
+        fixations.end_s,
+        unknown if fixations.px_per_deg_x is None else fixations.px_per_deg_x,
+        unknown if fixations.px_per_deg_y is None else fixations.px_per_deg_y,
+        *shown.T,
+        on_image(fixations, image_size),
+    ]
+    owner = np.full(len(words), -1, dtype=np.int32)
+    for i, sentence in enumerate(sentences):
+        owner[sentence.first_word : sentence.last_word] = i
+    values += [
+        np.array([word.text for word in words], dtype=np.str_),
+        np.array([word.start_s for word in words], dtype=np.float64),
+        np.array([word.end_s for word in words], dtype=np.float64),
+        owner,
+        np.array([sentence.start_s for sentence in sentences], dtype=np.float64),
+        np.array([sentence.end_s for sentence in sentences], dtype=np.float64),
+        np.array([window.start_s for window in windows], dtype=np.float64),
+    ]
+    names = (*FIXATION_COLUMNS, *WORD_COLUMNS, *SENTENCE_COLUMNS)
+    buffer = io.BytesIO()
+    np.savez(buffer, **dict(zip(names, values, strict=True)))
+    return buffer.getvalue()
+
+
+def fixations_from_member(gaze: Mapping[str, npt.NDArray[Any]]) -> Fixations:
+    """Rebuild Fixations from the columns of <key>.gaze.npz; all of px_per_deg 0 means not known."""
+    known = bool(len(gaze["x_px"])) and bool((gaze["px_per_deg_x"] > 0).all())
+    return Fixations(
+        gaze["x_px"],
+        gaze["y_px"],
+        gaze["start_s"],
+        gaze["end_s"],
+        px_per_deg_x=gaze["px_per_deg_x"] if known else None,
+        px_per_deg_y=gaze["px_per_deg_y"] if known else None,
+        shown=np.stack([gaze[f"shown_{edge}"] for edge in ("left", "top", "right", "bottom")], axis=1),
+    )
+
+
+def maps_member(maps: npt.NDArray[np.floating]) -> bytes:
+    """Pack maps (1 + S, rows, cols) into the bytes of <key>.maps.npy, float32."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(maps, dtype=np.float32))
+    return buffer.getvalue()
+
+
+def json_member(record: Mapping[str, Any]) -> bytes:
+    """Pack a record into canonical json: sorted keys, ASCII, no white space, no NaN."""
+    return canonical_json(record).encode("ascii")
+
+
+def canonical_json(value: Any) -> str:
+    """Write a value as json in the one way that equal values always give."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+
+
+def write_tar(path: Path, samples: Iterator[Sample]) -> list[dict[str, Any]]:
+    """Write samples into a tar whose bytes depend on nothing else; returns their index rows with offsets in bytes.
+
+    Raises ValueError on a key that stands twice.
+    """
+    rows: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    with path.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for sample in samples:
+            if sample.key in seen:
+                raise ValueError(f"key {sample.key} stands twice in one shard: two inputs share a dataset and an id")
+            seen.add(sample.key)
+            rows.append({"key": sample.key, **sample.row, **_append(tar, sample)})
+    return rows
+
+
+def _append(tar: tarfile.TarFile, sample: Sample) -> dict[str, int]:
+    row = {"offset": tar.offset}
+    for role, name, data in sample.named_members():
+        info = tarfile.TarInfo(name)  # mtime 0, uid and gid 0, no names, mode 0644
+        info.size = len(data)
+        row |= {f"{role}_offset": tar.offset + BLOCK, f"{role}_length": len(data)}
+        tar.addfile(info, io.BytesIO(data))
+    return row | {"length": tar.offset - row["offset"]}
+
+
+def write_parquet(path: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
+    """Write rows as parquet under a final name that appears only when the file is whole."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), temporary)
+    temporary.replace(path)
+
+
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a readable json file under a final name that appears only when the file is whole."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(record, sort_keys=True, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedSample:
+    """One sample read back: image (rows, cols) or encoded bytes, gaze columns, maps (1 + S, rows, cols), the record."""
+
+    key: str
+    image: bytes
+    gaze: dict[str, npt.NDArray[Any]]
+    maps: npt.NDArray[np.float32]
+    record: dict[str, Any]
+
+
+class ShardFolder:
+    """A finished build, read by key.
+
+    Raises ValueError where the folder is no finished build or was written under another schema version.
+    """
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        manifest = self.root / "dataset.json"
+        if not manifest.exists():
+            raise ValueError(
+                "the folder holds no dataset.json, so it is no finished build; run gazeprep build (it goes on "
+                "where an interrupted one stopped)"
+            )
+        self.manifest: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
+        version = self.manifest.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise ValueError(
+                f"the shards have schema version {version}, this gazeprep reads {SCHEMA_VERSION}; build them again"
+            )
+        self.index = pq.read_table(self.root / "index.parquet").to_pandas().set_index("key", drop=False)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def keys(self) -> list[str]:
+        """Return all keys in the order of the shards."""
+        return list(self.index["key"])
+
+    def row(self, key: str) -> Mapping[str, Any]:
+        """Return a sample's row of the index; raises KeyError on an unknown key."""
+        if key not in self.index.index:
+            raise KeyError(f"key {key!r} is not among the {len(self)} samples; gazeprep info lists some")
+        return dict(self.index.loc[key])
+
+    def member(self, key: str, role: str) -> bytes:
+        """Read one member's bytes; role is image, gaze, json or maps. Raises KeyError on an unknown key."""
+        row = self.row(key)
+        with (self.root / str(row["shard"])).open("rb") as file:
+            file.seek(int(row[f"{role}_offset"]))
+            return file.read(int(row[f"{role}_length"]))
+
+    def sample(self, key: str) -> LoadedSample:
+        """Read one whole sample; raises KeyError on an unknown key."""
+        return LoadedSample(
+            key=key,
+            image=self.member(key, "image"),
+            gaze=read_npz(self.member(key, "gaze")),
+            maps=np.load(io.BytesIO(self.member(key, "maps")), allow_pickle=False),
+            record=json.loads(self.member(key, "json")),
+        )
+
+
+def read_npz(data: bytes) -> dict[str, npt.NDArray[Any]]:
+    """Read every array of an npz from bytes; a pickled one is refused."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class FolderLock:
+    """Holds a folder for one build; the lock goes with the process, however it ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: int | None = None
+
+    def __enter__(self) -> Self:
+        import fcntl
+
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._file)
+            raise ValueError("another build is writing into this folder; wait for it or choose another --out") from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._file is not None
+        os.close(self._file)
