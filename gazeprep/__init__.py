@@ -1,6 +1,19 @@
 """From eye-tracking recordings, radiographs and reports to gaze maps and WebDataset shards."""
 
 from gazeprep.maps import render, render_batch
-from gazeprep.schema import Fixations, InputError
+from gazeprep.schema import Fixations, InputError, Sentence, Word
+from gazeprep.sources import load_fixations
+from gazeprep.transcripts import Alignment, sentence_weights, sentences_of
 
-__all__ = ["Fixations", "InputError", "render", "render_batch"]
+__all__ = [
+    "Alignment",
+    "Fixations",
+    "InputError",
+    "Sentence",
+    "Word",
+    "load_fixations",
+    "render",
+    "render_batch",
+    "sentence_weights",
+    "sentences_of",
+]

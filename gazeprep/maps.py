@@ -17,6 +17,7 @@ from gazeprep.schema import Fixations, FloatArray, Rectangle, Size
 
 Recipe = Literal["integral", "reflacx", "egd"]
 Grid = tuple[int, int]  # (rows, cols)
+FloatMap = npt.NDArray[np.floating]  # (..., rows, cols)
 
 MINIMAL_MASS = 1e-9  # of the summed weight; below it nothing of the gaze fell on the grid
 
@@ -41,7 +42,7 @@ def render(  # noqa: PLR0913 - the public signature
     sigma_deg: float = 1.0,
     sigma_px: float | None = None,
     dtype: npt.DTypeLike = "float32",
-) -> npt.NDArray[np.floating]:
+) -> FloatMap:
     """Render the gaze probability map (rows, cols) of one set of fixations; it sums to 1 or is all zero.
 
     image_size: (width, height) px. grid: (rows, cols), None is one cell per image pixel of the window.
@@ -78,7 +79,7 @@ def render(  # noqa: PLR0913 - the public signature
         density = _egd_density(fixations, image_size, sigma_px)
     else:
         raise ValueError(f"recipe {recipe!r} is unknown; choose 'integral', 'reflacx' or 'egd'")
-    return _flip(density, flip_x, flip_y).astype(dtype)
+    return np.ascontiguousarray(_flip(density, flip_x, flip_y), dtype=dtype)
 
 
 def render_batch(  # noqa: PLR0913 - the public signature
@@ -93,7 +94,7 @@ def render_batch(  # noqa: PLR0913 - the public signature
     sigma_deg: float = 1.0,
     sigma_px: float | None = None,
     dtype: npt.DTypeLike = "float32",
-) -> npt.NDArray[np.floating]:
+) -> FloatMap:
     """Render maps (S, rows, cols) of the same fixations under S weightings (S, n), in one matrix product.
 
     Each row of `weights` (seconds, not negative) is one map, such as one sentence's overlap with each fixation
@@ -114,8 +115,7 @@ def render_batch(  # noqa: PLR0913 - the public signature
         rows=cell_mass(fixations.y_px, sigma_y, np.linspace(top, bottom, rows + 1), shown[:, 1], shown[:, 3]),
         cols=cell_mass(fixations.x_px, sigma_x, np.linspace(left, right, cols + 1), shown[:, 0], shown[:, 2]),
     )
-    factors = _Factors(_flip(factors.rows, flip_y, False), _flip(factors.cols, flip_x, False))
-    return _normalised_product(factors, weight, dtype)
+    return np.ascontiguousarray(_flip(_normalised_product(factors, weight, dtype), flip_x, flip_y))
 
 
 def cell_mass(
@@ -134,7 +134,7 @@ def cell_mass(
     return np.where(below, high - low, np.where(above, low - high, 1.0 - low - high))
 
 
-def _normalised_product(factors: _Factors, weight: FloatArray, dtype: npt.DTypeLike) -> npt.NDArray[np.floating]:
+def _normalised_product(factors: _Factors, weight: FloatArray, dtype: npt.DTypeLike) -> FloatMap:
     mass = weight @ (factors.rows.sum(axis=1) * factors.cols.sum(axis=1))
     total = weight.sum(axis=1)
     has_mass = (mass > 0) & (mass >= MINIMAL_MASS * total)
@@ -180,7 +180,7 @@ def _divided_by_sum(density: FloatArray, total_weight: float) -> FloatArray:
     return density / mass if mass > 0 and mass >= MINIMAL_MASS * total_weight else np.zeros_like(density)
 
 
-def _flip(values: FloatArray, flip_x: bool, flip_y: bool) -> FloatArray:
+def _flip(values: FloatMap, flip_x: bool, flip_y: bool) -> FloatMap:
     """Mirror the last axis (x) and the one before it (y)."""
     values = values[..., ::-1] if flip_x else values
     return values[..., ::-1, :] if flip_y else values
