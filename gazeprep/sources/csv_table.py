@@ -58,7 +58,7 @@ def check_columns(table: pd.DataFrame, columns: Sequence[str], kind: str) -> Non
         return
     # Only near names are quoted: the "header" of a table without one holds ids or text.
     others = [str(name) for name in table.columns if name not in columns]
-    near = sorted({name for wanted in missing for name in difflib.get_close_matches(wanted, others, cutoff=0.7)})
+    near = sorted({name for wanted in missing for name in difflib.get_close_matches(wanted, others)})
     raise InputError(
         "wrong_columns",
         f"{kind} has no column {', '.join(map(repr, missing))} among its {len(table.columns)}"

@@ -56,11 +56,10 @@ class ReflacxReading(Reading):
         notes = {"phase": self.phase, "labels": self.labels}
         if not self._words_path.exists():
             notes["words_missing"] = True
-        transcript = self.folder / "transcription.txt"
         return Recording(
             fixations=read_fixations(self.folder / "fixations.csv"),
             words=words,
-            transcript=transcript.read_text(encoding="utf-8").strip() if transcript.exists() else "",
+            transcript=_read_transcript(self.folder / "transcription.txt"),
             annotations=(*_read_ellipses(self.folder), *_read_chest_box(self.folder)),
             notes=notes,
         )
@@ -195,6 +194,15 @@ def read_words(path: Path) -> tuple[Word, ...]:
     return tuple(
         Word(text, float(start), float(end)) for text, start, end in zip(table["word"], start_s, end_s, strict=True)
     )
+
+
+def _read_transcript(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip() if path.exists() else ""
+    except (UnicodeDecodeError, OSError) as error:
+        raise InputError(
+            "bad_transcript", f"REFLACX {path.name} cannot be read ({type(error).__name__}); download it again"
+        ) from None
 
 
 def _read_ellipses(folder: Path) -> tuple[Annotation, ...]:
