@@ -1,0 +1,68 @@
+# gazeprep + cogaze. `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# An extra package index for torch, such as https://download.pytorch.org/whl/cpu (CPU) or .../whl/cu128 (CUDA).
+TORCH_INDEX ?=
+OUT ?= out/shards
+WORKERS ?= 0
+SUBJECTS ?= 200
+SEED ?= 0
+SYNTHETIC ?= out/synthetic
+ARGS ?=
+
+.PHONY: help setup demo shards shards-real check test test-slow bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup: $(VENV)/.done ## make .venv from pyproject.toml and constraints.txt
+
+$(VENV)/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt -e '.[dev]'
+	@if $(BIN)/pip list 2>/dev/null | grep -qiE '^(torchvision|timm) '; then \
+	  echo 'torchvision or timm is installed: transformers cannot import its models beside them; remove $(VENV)' >&2; \
+	  exit 1; fi
+	@touch $@
+
+demo: setup ## synthetic recordings -> shards -> a contact sheet of gaze maps over images
+	$(MAKE) shards OUT=out/demo/shards SYNTHETIC=out/demo/recordings SUBJECTS=24
+	$(BIN)/gazeprep info out/demo/shards
+	$(BIN)/gazeprep preview out/demo/shards --out out/demo/maps.png
+
+# Any subset of REFLACX, EGD, MIMIC and MIMIC_JPG names real data; none of them means the synthetic corpus.
+shards: setup ## build shards: REFLACX=.. EGD=.. MIMIC=.. MIMIC_JPG=.. OUT=.. WORKERS=.., or synthetic ones
+ifeq ($(REFLACX)$(EGD)$(MIMIC)$(MIMIC_JPG),)
+	@test -f $(SYNTHETIC)/SYNTHETIC.json || \
+	  $(BIN)/gazeprep synth --out $(SYNTHETIC) --subjects $(SUBJECTS) --seed $(SEED) --workers $(WORKERS)
+	$(BIN)/gazeprep build --config configs/synthetic.yaml --out $(OUT) --workers $(WORKERS) \
+	  --sources.reflacx $(SYNTHETIC)/reflacx --sources.egd $(SYNTHETIC)/egd-cxr \
+	  --sources.mimic $(SYNTHETIC)/mimic-cxr --sources.mimic_jpg $(SYNTHETIC)/mimic-cxr-jpg $(ARGS)
+else
+	$(BIN)/gazeprep build --out $(OUT) --workers $(WORKERS) \
+	  $(if $(REFLACX),--sources.reflacx $(REFLACX)) $(if $(EGD),--sources.egd $(EGD)) \
+	  $(if $(MIMIC),--sources.mimic $(MIMIC)) $(if $(MIMIC_JPG),--sources.mimic_jpg $(MIMIC_JPG)) $(ARGS)
+endif
+
+check: setup ## lint, formatting, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: setup ## the tests, about a minute; ARGS="-k maps" chooses
+	$(BIN)/pytest -q $(ARGS)
+
+test-slow: setup ## the slow tests
+	$(BIN)/pytest -q -m slow $(ARGS)
+
+bench: setup ## ratios against what one would otherwise use, in one run
+	$(BIN)/python benchmarks/maps.py
+	$(BIN)/python benchmarks/build.py
+
+clean: ## remove what make demo and make shards wrote into out/
+	rm -rf out
