@@ -46,14 +46,13 @@ MASTER, FIXATIONS, BOXES = (f"EGD-CXR {name}.csv" for name in ("master_sheet", "
 class EgdReading(Reading):
     """One EGD-CXR image; the tables' rows for it are here already, `load` opens its transcript alone.
 
-    chexpert: its CheXpert labels 1, 0, -1, -2 as the master sheet states them. diagnoses: which of Normal, CHF
-    and pneumonia it states. rows: how many rows of fixations.csv it has, of which off_image and invalid left.
+    boxes: anatomical regions. diagnoses: which of Normal, CHF and pneumonia the master sheet states. rows: how
+    many rows of fixations.csv it has, and how many of them were left out (off_image_rows, invalid_rows).
     """
 
     root: Path
     fixations: Fixations
     boxes: tuple[Annotation, ...] = ()
-    chexpert: dict[str, int]
     diagnoses: tuple[str, ...] = ()
     rows: dict[str, int] = field(default_factory=dict)
 
