@@ -1,0 +1,6 @@
+"""Recordings with a known answer, written in the sources' exact layouts from a drawn chest."""
+
+from gazeprep.synthetic.corpus import Corpus, write_corpus
+from gazeprep.synthetic.truth import Truth, read_truth
+
+__all__ = ["Corpus", "Truth", "read_truth", "write_corpus"]
