@@ -192,13 +192,14 @@ def align(recording: Recording, image_size: Size, config: SampleConfig) -> Gaze:
         config.maps.grid,
         sigma_deg=config.maps.sigma_deg,
         sigma_px=sigma_px,
+        dtype="float64",
     )
     return Gaze(
         recording=recording,
         fixations=fixations,
         sentences=sentences,
         windows=time_windows(sentences, recording.words, rule),
-        maps=maps.astype(np.float32, copy=False),
+        maps=maps.astype(np.float32),
         sigma_px=sigma_px or 0.0,
     )
 
