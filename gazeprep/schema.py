@@ -172,9 +172,9 @@ class Fixations:
         assert self.mark is not None
         return self.mark == ""
 
-    def take(self, rows: npt.ArrayLike) -> Self:
+    def take(self, rows: Any) -> Self:
         """Return the fixations of these rows: a boolean mask (n,), indices or a slice."""
-        chosen = np.arange(len(self))[rows if isinstance(rows, slice) else np.asarray(rows)]
+        chosen = np.arange(len(self))[rows]
         columns: dict[str, Any] = {}
         for column in fields(self):
             values = getattr(self, column.name)
