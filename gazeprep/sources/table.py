@@ -462,6 +462,7 @@ def _read_words(source: TableSource, reading_ids: frozenset[str]) -> dict[str, t
 
 
 def _size_of_file(image: ImageRef) -> Size:
+    # OpenCV and pydicom take as long to import as all the rest of `import gazeprep`.
     from gazeprep.images import image_size
 
     return image_size(image)
