@@ -176,13 +176,13 @@ def _add_labels(tables: Tables, subject: Subject, study: Study, first: bool) -> 
 
 def _metadata(study: Study, image: Image) -> Row:
     return {
-        "PerformedProcedureStepDescription": "CHEST (PORTABLE AP)" if study.portable else "CHEST (PA AND LAT)",
+        "PerformedProcedureStepDescription": study.procedure,
         "ViewPosition": image.view,
         "Rows": image.chest.size[1],
         "Columns": image.chest.size[0],
         "StudyDate": study.date,
         "StudyTime": study.time,
-        "ProcedureCodeSequence_CodeMeaning": "CHEST (PORTABLE AP)" if study.portable else "CHEST (PA AND LAT)",
+        "ProcedureCodeSequence_CodeMeaning": study.procedure,
         "ViewCodeSequence_CodeMeaning": VIEW_CODES[image.view],
         "PatientOrientationCodeSequence_CodeMeaning": ("Recumbent" if study.portable else "Erect")
         if image.view

@@ -59,7 +59,12 @@ class Study:
     findings: tuple[Finding, ...]
     report: Report
     images: tuple[Image, ...]
-    portable: bool
+    procedure: str
+
+    @property
+    def portable(self) -> bool:
+        """Whether it was taken at the bedside, from the front."""
+        return "PORTABLE" in self.procedure
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,19 +124,19 @@ def _make_study(settings: Settings, role: Role, number: int, woman: bool) -> Stu
     rng = generator(settings.seed, role.index, 10 + 20 * number)
     flags = role.flags if number == 0 else frozenset()
     findings = _study_findings(rng, role, flags)
-    portable = bool(rng.random() < 0.45) and "lateral" not in flags
+    procedure = _procedure(rng, flags)
     form: Form = role.form if number == 0 else "full"
-    report = write_report(rng, findings, woman, "AP" if portable else "PA", form)
+    report = write_report(rng, findings, woman, procedure, form)
     chest = _make_chest(rng, _image_size(rng, settings, flags), findings, woman)
     images = tuple(
         _make_image(rng, flags, view, replace(chest, lateral=lateral), 11 + 20 * number + i, settings, role)
-        for i, (view, lateral) in enumerate(_views(rng, flags, portable))
+        for i, (view, lateral) in enumerate(_views(rng, flags, procedure))
     )
     study_id = 50_000_000 + ((role.index * 4 + number) * 3_141_593 + settings.seed * 7_919) % 10_000_000
     year, month, day = 2110 + role.index % 80 + number, int(rng.integers(1, 13)), int(rng.integers(1, 29))
     clock = float(rng.integers(0, 24) * 10_000 + rng.integers(0, 60) * 100 + rng.integers(0, 60))
     date = year * 10_000 + month * 100 + day
-    return Study(study_id, date, clock + round(float(rng.random()), 3), findings, report, images, portable)
+    return Study(study_id, date, clock + round(float(rng.random()), 3), findings, report, images, procedure)
 
 
 def _study_findings(rng: np.random.Generator, role: Role, flags: frozenset[str]) -> tuple[Finding, ...]:
@@ -174,12 +179,18 @@ def _make_chest(rng: np.random.Generator, size: Size, findings: tuple[Finding, .
     )
 
 
-def _views(rng: np.random.Generator, flags: frozenset[str], portable: bool) -> list[tuple[str, bool]]:
-    frontal = "AP" if portable else "PA"
+def _procedure(rng: np.random.Generator, flags: frozenset[str]) -> str:
+    if rng.random() < 0.45 and "lateral" not in flags:
+        return "CHEST (PORTABLE AP)"
+    return "CHEST (PA AND LAT)" if "lateral" in flags or rng.random() < 0.2 else "CHEST (SINGLE VIEW)"
+
+
+def _views(rng: np.random.Generator, flags: frozenset[str], procedure: str) -> list[tuple[str, bool]]:
+    frontal = "AP" if "AP" in procedure else "PA"
     views = [(frontal, False)]
-    if "two_frontals" in flags or (portable and rng.random() < 0.1):
+    if "two_frontals" in flags or ("AP" in procedure and rng.random() < 0.1):
         views.append((frontal, False))
-    if "lateral" in flags:
+    if "LAT" in procedure:
         views.append(("" if "blank_view" in flags else str(rng.choice(["LATERAL", "LL"])), True))
     return views
 

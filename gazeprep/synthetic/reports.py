@@ -35,7 +35,11 @@ GENERAL = (
     "abdominal pain",
 )
 COMPARISONS = ("None.", "Chest radiograph ___.", "Prior radiograph from ___.", "CT chest ___.")
-TECHNIQUES = {"AP": "Portable AP view of the chest.", "PA": "Chest, PA and lateral views."}
+TECHNIQUES = {
+    "CHEST (PORTABLE AP)": "Portable AP view of the chest.",
+    "CHEST (PA AND LAT)": "Chest, PA and lateral views.",
+    "CHEST (SINGLE VIEW)": "Single PA view of the chest.",
+}
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,9 @@ class Report:
     labels: dict[str, int]
 
 
-def write_report(rng: np.random.Generator, findings: tuple[Finding, ...], woman: bool, view: str, form: Form) -> Report:
+def write_report(
+    rng: np.random.Generator, findings: tuple[Finding, ...], woman: bool, procedure: str, form: Form
+) -> Report:
     """Write the report of a study in one of the forms that occur."""
     said = tuple(statements(rng, findings, int(rng.integers(4, 9))))
     who = "___ year old woman" if woman else "___ year old man"
@@ -60,10 +66,12 @@ def write_report(rng: np.random.Generator, findings: tuple[Finding, ...], woman:
         if form == "both_contexts"
         else ""
     )
-    impression = _impression(rng, findings)
+    impression = "" if form in ("last_paragraph", "no_headers") else _impression(rng, findings)
     labels = study_labels(said, impression)
+    if form == "empty_findings":  # what is not written is not labelled
+        labels = {label: value for label, value in labels.items() if value and label != "Support Devices"}
     body = " ".join(statement.text for statement in said).replace(" / ", "/")
-    sections = _sections(rng, form, context, history, view, body, impression)
+    sections = _sections(rng, form, context, history, procedure, body, impression)
     return Report(context, history, said, impression, layout(sections, form), labels)
 
 
@@ -110,11 +118,11 @@ def study_labels(said: tuple[Statement, ...], impression: str) -> dict[str, int]
 
 
 def _sections(
-    rng: np.random.Generator, form: Form, context: str, history: str, view: str, body: str, impression: str
+    rng: np.random.Generator, form: Form, context: str, history: str, procedure: str, body: str, impression: str
 ) -> list[tuple[str, str]]:
     comparison = _pick(rng, COMPARISONS)
-    opening = [("EXAMINATION", "CHEST (PORTABLE AP)" if view == "AP" else "CHEST (PA AND LAT)")]
-    technique, last = ("TECHNIQUE", TECHNIQUES[view]), ("COMPARISON", comparison)
+    opening = [("EXAMINATION", procedure)]
+    technique, last = ("TECHNIQUE", TECHNIQUES[procedure]), ("COMPARISON", comparison)
     if form == "history":
         return [("HISTORY", context), last, ("FINDINGS", body), ("IMPRESSION", impression)]
     if form == "both_contexts":

@@ -112,6 +112,11 @@ def _normal(texts: str, targets: str, labels: str = "", but_not: str = "", side:
     return Normal(tuple(texts.split("|")), tuple(targets.split()), names, frozenset(but_not.split()), side)
 
 
+PAIRS = {
+    "lungs": ("right_lung", "left_lung"),
+    "apices": ("right_apex", "left_apex"),
+    "costophrenic_angles": ("right_costophrenic_angle", "left_costophrenic_angle"),
+}
 PARENCHYMAL = "consolidation groundglass atelectasis nodule mass edema"
 NORMALS = (
     _normal(
@@ -230,9 +235,10 @@ def normals(rng: np.random.Generator, findings: tuple[Finding, ...], count: int)
         normal = NORMALS[int(i)]
         if len(chosen) == count:
             break
-        if _contradicted(normal, findings) or seen & set(normal.targets):
+        parts = {part for target in normal.targets for part in PAIRS.get(target, (target,))}
+        if _contradicted(normal, findings) or seen & parts:
             continue
-        seen |= set(normal.targets)
+        seen |= parts
         chosen.append(Statement(_sentence(_pick(rng, normal.texts)), normal.targets, dict.fromkeys(normal.labels, 0)))
     return chosen
 
