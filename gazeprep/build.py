@@ -46,7 +46,7 @@ class BuildReport:
     samples: int
     rejected: int
     reasons: dict[str, int]
-    missing: dict[str, int]
+    noted: dict[str, int]
     shards: int
     rebuilt: int
 
@@ -123,7 +123,7 @@ def _finish(config: BuildConfig, inputs: Inputs, jobs: Sequence[Job], rebuilt: i
         samples=len(rows),
         rejected=len(rejected),
         reasons=counts["rejected_by_reason"],
-        missing=inputs.missing,
+        noted=inputs.noted,
         shards=len(shards),
         rebuilt=rebuilt,
     )
@@ -142,7 +142,7 @@ def _counts(inputs: Inputs, rows: list[dict[str, Any]], rejected: list[dict[str,
         "samples_synthetic": sum(row["synthetic"] for row in rows),
         "sentences": sum(row["sentences"] for row in rows),
         "subjects": len({row["subject"] for row in rows}),
-        "missing": inputs.missing,
+        "noted": inputs.noted,
     }
 
 

@@ -57,11 +57,11 @@ class Sources:
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """Everything the sources hold: cases to build, inputs rejected already, what is missing with counts."""
+    """Everything the sources hold: cases to build, inputs rejected already, what else was noted with counts."""
 
     cases: tuple[Case, ...]
     rejected: tuple[Rejected, ...]
-    missing: dict[str, int]
+    noted: dict[str, int]
     overrides: dict[str, Override] = field(default_factory=dict)
 
 
@@ -223,7 +223,7 @@ def _sorted_out(
 ) -> Inputs:
     cases, rejected = [], []
     reports: dict[str, ReportRef | None] = {}
-    missing: Counter[str] = Counter()
+    noted = _noted_tables(sources, mimic)
     for candidate in candidates:
         reason = candidate.reject or _why_not(candidate, sources)
         if reason:
@@ -232,16 +232,26 @@ def _sorted_out(
         if mimic is not None and candidate.mimic is not None and candidate.study_id not in reports:
             reports[candidate.study_id] = mimic.report_ref(candidate.study_id, candidate.subject_id)
         case = _case(candidate, splits[candidate.scope], reports.get(candidate.study_id), mimic)
-        missing.update(_lacks(case))
+        noted.update(_lacks(case))
         cases.append(case)
-    if sources.reflacx is not None:
-        missing["REFLACX metadata table"] += reflacx.missing_tables(sources.reflacx)
     return Inputs(
         cases=tuple(cases),
         rejected=tuple(rejected),
-        missing={what: count for what, count in sorted(missing.items()) if count},
+        noted={what: count for what, count in sorted(noted.items()) if count},
         overrides=mimic.overrides if mimic is not None else {},
     )
+
+
+def _noted_tables(sources: Sources, mimic: MimicCxr | None) -> Counter[str]:
+    """Count the tables that are not there, and the rows of a table that belong to no input."""
+    noted: Counter[str] = Counter(f"no {table}" for table in (mimic.absent_tables if mimic is not None else ()))
+    if sources.reflacx is not None:
+        noted["no REFLACX metadata table"] = reflacx.missing_tables(sources.reflacx)
+    if sources.egd is not None:
+        noted.update(
+            {f"EGD-CXR {what.replace('_', ' ')} left out": n for what, n in egd.dropped_rows(sources.egd).items()}
+        )
+    return noted
 
 
 def _why_not(candidate: _Candidate, sources: Sources) -> str:
@@ -300,11 +310,11 @@ def _labels(candidate: _Candidate, mimic: MimicCxr | None) -> dict[str, int]:
 def _lacks(case: Case) -> list[str]:
     lacks = []
     if case.report is None and case.context is None:
-        lacks.append("report")
+        lacks.append("inputs without report")
     if not case.view_position:
-        lacks.append("view position")
+        lacks.append("inputs without view position")
     if not case.study_id:
-        lacks.append("study id")
+        lacks.append("inputs without study id")
     if set(case.labels.values()) == {LABEL_ABSENT}:
-        lacks.append("labels")
+        lacks.append("inputs without labels")
     return lacks

@@ -113,15 +113,12 @@ class _Watch:
 
 def _print_report(report: BuildReport) -> None:
     show = _printer()
-    for what, count in report.missing.items():
-        show(f"missing: {what} of {count} inputs" if what in PER_INPUT else f"missing: {count} x {what}")
+    for what, count in report.noted.items():
+        show(f"noted: {count} x {what}")
     for reason, count in report.reasons.items():
         show(f"rejected: {count} x {reason}")
     show(f"{report.shards} shards, {report.rebuilt} of them built now")
     show(f"inputs {report.inputs} = samples {report.samples} + rejected {report.rejected}")
-
-
-PER_INPUT = ("labels", "report", "study id", "view position")
 
 
 def _run_synth(options: Namespace) -> None:
@@ -148,7 +145,7 @@ def _run_info(options: Namespace) -> None:
     if folder.manifest["synthetic"]:
         show("SYNTHETIC recordings: for trying things out, not for findings about people")
     show(f"inputs {counts['inputs']} = samples {counts['samples']} + rejected {counts['rejected']}")
-    for name in ("samples_by_split", "samples_by_dataset", "rejected_by_reason", "missing"):
+    for name in ("samples_by_split", "samples_by_dataset", "rejected_by_reason", "noted"):
         show(f"{name}: " + (", ".join(f"{what} {count}" for what, count in counts[name].items()) or "none"))
     show(f"with gaze {counts['samples_with_gaze']}, sentences {counts['sentences']}, subjects {counts['subjects']}")
     show(f"shards {len(folder.manifest['shards'])}, {sum(s['size'] for s in folder.manifest['shards'])} bytes")

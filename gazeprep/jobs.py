@@ -99,8 +99,8 @@ def run_jobs(
                     watch(report, len(jobs))
         except BrokenProcessPool:
             raise BuildError(
-                "a worker process died (often for lack of memory); finished shards stay: run the same command again, "
-                "with fewer workers if it recurs"
+                "a worker process died, often for lack of memory; finished shards stay: run the same command again, with "
+                "fewer workers if it recurs (a script that calls build() needs its if __name__ == '__main__' line)"
             ) from None
         finally:
             stop.set()  # on an error or Ctrl-C, running jobs end at their next sample

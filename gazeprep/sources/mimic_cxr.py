@@ -73,16 +73,16 @@ class MimicImage:
 
 @dataclass(frozen=True, eq=False)
 class MimicCxr:
-    """What the folders hold. `missing` counts what is not there, by what it is."""
+    """What the folders hold; `absent_tables` names the tables that are in neither."""
 
     images: tuple[MimicImage, ...]
     split_of_dicom: dict[str, Split]
     split_of_subject: dict[str, Split]
     overrides: dict[str, Override]  # by study
+    absent_tables: tuple[str, ...]
     _roots: tuple[Path, ...] = field(repr=False)
     _label_row_of_study: dict[str, int] = field(repr=False)
     _labels: npt.NDArray[np.int8] = field(repr=False)  # (label rows, 14)
-    _absent_tables: tuple[str, ...] = field(repr=False)
 
     @functools.cached_property
     def by_dicom(self) -> dict[str, MimicImage]:
@@ -103,21 +103,6 @@ class MimicCxr:
             if os.path.exists(f"{root}/{path}"):  # noqa: PTH110 - called for each of 227,835 studies
                 return ReportRef(root, path)
         return self._zipped_reports.get(study)
-
-    @functools.cached_property
-    def missing(self) -> dict[str, int]:
-        """How many tables, files, rows and reports are not there; what is complete is not listed.
-
-        The first use looks for the report of every study.
-        """
-        studies = {(image.study_id, image.subject_id) for image in self.images}
-        counts: dict[str, int] = dict.fromkeys(self._absent_tables, 1)
-        counts["images without file"] = sum(image.image is None for image in self.images)
-        counts["images without split"] = sum(not image.split for image in self.images)
-        counts["images without view position"] = sum(not image.view_position for image in self.images)
-        counts["studies without labels"] = sum(study not in self._label_row_of_study for study, _ in studies)
-        counts["studies without report"] = sum(self.report_ref(*study) is None for study in studies)
-        return {what: count for what, count in counts.items() if count}
 
     @functools.cached_property
     def _report_folders(self) -> list[tuple[str, str]]:
@@ -162,7 +147,11 @@ def open_mimic(
     ids = _image_ids(roots, metadata, split_table)
     files = _image_files(roots, ids, prefer)
     row_of_study, label_values = _label_values(label_path, label_kind)
-    tables = {"metadata table": metadata_path, "split table": split_path, label_kind: label_path}
+    tables = {
+        "MIMIC metadata table": metadata_path,
+        "MIMIC split table": split_path,
+        f"MIMIC {label_kind}": label_path,
+    }
     split_of_dicom = cast(dict[str, Split], _lookup(split_table, "split"))
     return MimicCxr(
         images=tuple(_images(ids, metadata, split_of_dicom, split_of_subject, files)),
@@ -172,7 +161,7 @@ def open_mimic(
         _roots=roots,
         _label_row_of_study=row_of_study,
         _labels=label_values,
-        _absent_tables=tuple(kind for kind, path in tables.items() if path is None),
+        absent_tables=tuple(kind for kind, path in tables.items() if path is None),
     )
 
 

@@ -109,11 +109,7 @@ def test_jpg_alone(jpg_root):
     assert mimic.split_of_subject == SPLIT_OF
     assert mimic.split_of_dicom["dddd"] == "test"
     assert mimic.by_dicom["cccc"] is third
-    assert mimic.missing == {
-        "images without view position": 1,
-        "studies without labels": 1,
-        "studies without report": 3,
-    }
+    assert mimic.absent_tables == ()
 
 
 def test_dicom_alone_by_its_record_list(dicom_root):
@@ -121,15 +117,7 @@ def test_dicom_alone_by_its_record_list(dicom_root):
     assert [image.dicom_id for image in mimic.images] == ["aaaa", "bbbb", "cccc", "dddd"]
     assert {image.image.kind for image in mimic.images} == {"dicom"}
     assert {(image.view_position, image.split, image.size) for image in mimic.images} == {("", "", None)}
-    assert mimic.missing == {
-        "metadata table": 1,
-        "split table": 1,
-        "chexpert label table": 1,
-        "images without split": 4,
-        "images without view position": 4,
-        "studies without labels": 3,
-        "studies without report": 1,
-    }
+    assert mimic.absent_tables == ("MIMIC metadata table", "MIMIC split table", "MIMIC chexpert label table")
 
 
 def test_without_a_table_the_folders_are_the_list(dicom_root):
@@ -186,7 +174,6 @@ def test_images_that_are_not_on_disk_are_listed_without_a_file(jpg_root):
     study_folder(jpg_root, "10000001", "50000001").joinpath("aaaa.jpg").unlink()
     mimic = open_mimic(None, jpg_root)
     assert mimic.by_dicom["aaaa"].image is None
-    assert mimic.missing["images without file"] == 1
 
 
 def test_sizes_may_be_blank_or_absent(jpg_root):
@@ -221,7 +208,6 @@ def test_reports_in_a_zip_beside_jpgs(jpg_root, prefix):
     assert conclusion(mimic, "50000001", "10000001") == "clear"
     assert conclusion(mimic, "50000003", "11000002") == "Caf\ufffd."
     assert mimic.report_ref("50000002", "10000001") is None
-    assert mimic.missing["studies without report"] == 1
 
 
 def test_reports_in_their_own_folder(jpg_root):
