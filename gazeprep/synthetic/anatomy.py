@@ -18,7 +18,7 @@ Side = Literal["right", "left"]
 SIDES: tuple[Side, Side] = ("right", "left")
 ZONES = ("upper", "mid", "lower")
 ZONE_EDGES = {"upper": (-1.1, -0.36), "mid": (-0.36, 0.16), "lower": (0.16, 1.0)}
-ZONE_CENTRES = {"upper": -0.58, "mid": -0.1, "lower": 0.36}
+ZONE_CENTRES = {"upper": -0.58, "mid": -0.1, "lower": 0.33}
 SIGN = {"right": -1.0, "left": 1.0}
 CM_PER_UNIT = 14.0  # one unit of chest space is about half a rib cage
 

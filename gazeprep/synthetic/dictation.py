@@ -6,6 +6,8 @@ import numpy as np
 
 from gazeprep.synthetic.wording import Statement
 
+CORRECTED_S = {1: 0.0, 2: 2.5}  # length of the second word of a sentence after a manual correction, by sentence
+
 
 @dataclass(frozen=True)
 class Token:
@@ -46,18 +48,17 @@ def speak(rng: np.random.Generator, said: list[Statement], first_word_s: float, 
     tokens: list[Token] = []
     sentences: list[Spoken] = []
     now = first_word_s
-    for statement in said:
-        words = tokenize(statement.text.lower())
+    for i, statement in enumerate(said):
         first = len(tokens)
-        for word in words:
+        for k, word in enumerate(tokenize(statement.text.lower())):
             duration = _duration(rng, word)
+            if quirky and k == 1 and i in CORRECTED_S:
+                duration = CORRECTED_S[i]
             tokens.append(Token(word, round(now, 2), round(now + duration, 2)))
             now += duration + (rng.uniform(0, 0.15) if rng.random() < 0.2 else 0.0)
         sentences.append(Spoken(statement, tokens[first].start_s, tokens[-1].end_s, first, len(tokens)))
         now += rng.uniform(0.3, 1.6)
     text = " ".join(statement.text.lower() for statement in said)
-    if quirky:
-        tokens = _corrected(tokens, sentences)
     return Dictation(text, tuple(tokens), tuple(sentences))
 
 
@@ -72,18 +73,3 @@ def _duration(rng: np.random.Generator, word: str) -> float:
     if word in (",", "/"):
         return float(rng.uniform(0.2, 0.4))
     return float(rng.uniform(0.12, 0.2) + 0.045 * len(word))
-
-
-def _corrected(tokens: list[Token], sentences: list[Spoken]) -> list[Token]:
-    """Give two words the times that a manual correction gives: no length, and a whole gap between neighbours."""
-    short = tokens[sentences[1].first_token + 1]
-    tokens[sentences[1].first_token + 1] = Token(short.text, short.start_s, short.start_s)
-    place = sentences[-1].first_token + 1
-    before, gap = tokens[place - 1], tokens[place]
-    pressed = round(min(before.end_s, before.start_s + 0.05), 2)
-    tokens[place - 1] = Token(before.text, before.start_s, pressed)
-    after = tokens[place + 1]
-    late = round(after.end_s - 0.05, 2)
-    tokens[place] = Token(gap.text, pressed, late)
-    tokens[place + 1] = Token(after.text, late, after.end_s)
-    return tokens

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from gazeprep.schema import CHEXPERT_LABELS, FloatArray, Size
 from gazeprep.synthetic.anatomy import SIDES, ZONES, grid_box, region_mask
 from gazeprep.synthetic.dictation import Dictation, Token
-from gazeprep.synthetic.model import CHF, PNEUMONIA, Reading, Settings, Subject, generator
+from gazeprep.synthetic.model import CHF, PNEUMONIA, SMALL_SHRINK, Reading, Settings, Subject, generator
 from gazeprep.synthetic.reports import multi_line_indication
 from gazeprep.synthetic.tables import Row, Tables, csv_bytes, write_bytes, write_json
 
@@ -147,24 +147,43 @@ def pads_of(size: Size) -> Pads:
     return Pads(across // 2, across - across // 2, down // 2, down - down // 2)
 
 
-def to_original(fpogx: float, fpogy: float, size: Size, pads: Pads) -> tuple[int, int]:
-    """Map a screen fraction to the image by the official rule, its -scale for points off the image."""
-    x, y = fpogx * SCREEN[0], fpogy * SCREEN[1]
-    inside = pads.left < x < SCREEN[0] - pads.right and pads.top < y < SCREEN[1] - pads.bottom
-    xo, yo = (x - pads.left, y - pads.top) if inside else (-1.0, -1.0)
-    width, height = size[0] + size[0] % 2, size[1] + size[1] % 2
-    across, down = SCREEN[0] - pads.left - pads.right, SCREEN[1] - pads.top - pads.bottom
-    return int(width / across * xo), int(height / down * yo)
+@dataclass(frozen=True)
+class OnScreen:
+    """An image on the screen, by the official rule: pads of the 1024 px canvas on the 1080 px screen.
+
+    `shrink` says how many times smaller than a real image this one is.
+    """
+
+    size: Size
+    pads: Pads
+    shrink: int = 1
+
+    def scale(self) -> FloatArray:
+        """Image px per screen px, x and y; odd sizes count one more."""
+        across = SCREEN[0] - self.pads.left - self.pads.right
+        down = SCREEN[1] - self.pads.top - self.pads.bottom
+        return np.array([(self.size[0] + self.size[0] % 2) / across, (self.size[1] + self.size[1] % 2) / down])
+
+    def to_original(self, fpogx: float, fpogy: float) -> tuple[int, int]:
+        """Map a screen fraction to the image.
+
+        Off the image the official rule gives int(-scale), -2 on a real image. On one that is drawn smaller that
+        would be 0, a pixel, so the scale of the real size is taken.
+        """
+        x, y = fpogx * SCREEN[0], fpogy * SCREEN[1]
+        pads, scale = self.pads, self.scale()
+        if pads.left < x < SCREEN[0] - pads.right and pads.top < y < SCREEN[1] - pads.bottom:
+            return int(scale[0] * (x - pads.left)), int(scale[1] * (y - pads.top))
+        return int(-scale[0] * self.shrink), int(-scale[1] * self.shrink)
+
+    def to_fractions(self, x_px: FloatArray, y_px: FloatArray) -> FloatArray:
+        """Map image points to screen fractions (n, 2)."""
+        screen = np.stack([x_px, y_px], axis=1) + 0.5
+        fractions: FloatArray = (screen / self.scale() + [self.pads.left, self.pads.top]) / SCREEN
+        return fractions.round(5)
 
 
-def to_screen(x_px: FloatArray, y_px: FloatArray, size: Size, pads: Pads) -> FloatArray:
-    """Map image points to screen fractions (n, 2), the inverse of the official rule."""
-    width, height = size[0] + size[0] % 2, size[1] + size[1] % 2
-    across, down = SCREEN[0] - pads.left - pads.right, SCREEN[1] - pads.top - pads.bottom
-    x = pads.left + (x_px + 0.5) * across / width
-    y = pads.top + (y_px + 0.5) * down / height
-    points: FloatArray = np.stack([x / SCREEN[0], y / SCREEN[1]], axis=1).round(5)
-    return points
+CALIBRATION = OnScreen(SCREEN, Pads(0, 0, 0, 0))
 
 
 def write_reading(settings: Settings, subject: Subject, number: int, root: Path) -> Tables:
@@ -178,15 +197,17 @@ def write_reading(settings: Settings, subject: Subject, number: int, root: Path)
         _write_masks(subject, folder)
         for row in _box_rows(subject):
             tables.add("bounding_boxes.csv", row)
+        size = subject.studies[0].images[0].chest.size
+        on_screen = OnScreen(size, pads_of(size), 1 if settings.full_size else SMALL_SHRINK)
         session, media = number // IMAGES_A_SESSION + 1, number % IMAGES_A_SESSION + 1
         head = {"SESSION_ID": session, "MEDIA_ID": media, "DICOM_ID": reading.reading_id}
         if (media - 1) % CALIBRATED_EVERY == 0:
             calibration = _calibration_rows(rng, {**head, "DICOM_ID": reading.reading_id[:39]})
             tables.rows["fixations.csv"] += calibration
             tables.rows["eye_gaze.csv"] += calibration if settings.raw_gaze else []
-        tables.rows["fixations.csv"] += _fixation_rows(rng, subject, reading, head)
+        tables.rows["fixations.csv"] += _fixation_rows(rng, on_screen, reading, head, subject.role.flags)
         if settings.raw_gaze:
-            tables.rows["eye_gaze.csv"] += _sample_rows(rng, subject, reading, head)
+            tables.rows["eye_gaze.csv"] += _sample_rows(rng, on_screen, reading, head)
     return tables
 
 
@@ -277,10 +298,12 @@ def _rest(rng: np.random.Generator, count: int) -> dict[str, npt.NDArray[Any]]:
     }
 
 
-def _fixation_rows(rng: np.random.Generator, subject: Subject, reading: Reading, head: Row) -> list[Row]:
+def _fixation_rows(
+    rng: np.random.Generator, on_screen: OnScreen, reading: Reading, head: Row, flags: frozenset[str]
+) -> list[Row]:
     """One row per fixation, its last sample."""
-    path, size = reading.scanpath, subject.studies[0].images[0].chest.size
-    screen = to_screen(path.x_px, path.y_px, size, pads_of(size))
+    path = reading.scanpath
+    screen = on_screen.to_fractions(path.x_px, path.y_px)
     count = len(path.start_s)
     valid = (rng.random(count) > 0.03).astype(int)
     valid[count // 2] = 0  # at least one that the tracker doubts
@@ -288,7 +311,7 @@ def _fixation_rows(rng: np.random.Generator, subject: Subject, reading: Reading,
     rest = _rest(rng, count)
     rows = []
     for i in range(count):
-        long_id = "long_id" in subject.role.flags and i == 1
+        long_id = "long_id" in flags and i == 1
         start, length = float(path.start_s[i]), round(float(path.end_s[i] - path.start_s[i]), 5)
         row = {
             **head,
@@ -303,13 +326,13 @@ def _fixation_rows(rng: np.random.Generator, subject: Subject, reading: Reading,
             "SACCADE_DIR": round(float(np.degrees(np.arctan2(-steps[i, 1], steps[i, 0])) % 360), 5),
             **{name: values[i] for name, values in rest.items()},
         }
-        rows.append(_finish(rng, row, start + length, size, pads_of(size)))
+        rows.append(_finish(rng, row, start + length, on_screen))
     return rows
 
 
-def _finish(rng: np.random.Generator, row: dict[str, Any], time_s: float, size: Size, pads: Pads) -> Row:
+def _finish(rng: np.random.Generator, row: dict[str, Any], time_s: float, on_screen: OnScreen) -> Row:
     """Add what follows from the time and the fixation point."""
-    x, y = to_original(row["FPOGX"], row["FPOGY"], size, pads)
+    x, y = on_screen.to_original(row["FPOGX"], row["FPOGY"])
     wobble = rng.normal(0, 0.002, 2)
     return {
         **row,
@@ -324,11 +347,10 @@ def _finish(rng: np.random.Generator, row: dict[str, Any], time_s: float, size: 
     }
 
 
-def _sample_rows(rng: np.random.Generator, subject: Subject, reading: Reading, head: Row) -> list[Row]:
+def _sample_rows(rng: np.random.Generator, on_screen: OnScreen, reading: Reading, head: Row) -> list[Row]:
     """All samples: during a fixation its point and its duration so far."""
-    path, size = reading.scanpath, subject.studies[0].images[0].chest.size
-    pads = pads_of(size)
-    screen = to_screen(path.x_px, path.y_px, size, pads)
+    path = reading.scanpath
+    screen = on_screen.to_fractions(path.x_px, path.y_px)
     times = np.arange(path.start_s[0], path.end_s[-1], 1 / SAMPLES_PER_S).round(5)
     rest = _rest(rng, len(times))
     which = np.searchsorted(path.start_s, times, side="right") - 1
@@ -347,7 +369,7 @@ def _sample_rows(rng: np.random.Generator, subject: Subject, reading: Reading, h
             "SACCADE_DIR": 0.0,
             **{name: values[k] for name, values in rest.items()},
         }
-        rows.append(_finish(rng, row, time, size, pads))
+        rows.append(_finish(rng, row, time, on_screen))
     return rows
 
 
@@ -369,7 +391,7 @@ def _calibration_rows(rng: np.random.Generator, head: Row) -> list[Row]:
             "SACCADE_DIR": 0.0,
             **{name: values[i] for name, values in rest.items()},
         }
-        rows.append(_finish(rng, row, 0.8 + 0.8 * i, SCREEN, Pads(0, 0, 0, 0)))
+        rows.append(_finish(rng, row, 0.8 + 0.8 * i, CALIBRATION))
     return rows
 
 

@@ -253,7 +253,7 @@ def _make_reading(
     seen = tuple(finding for finding, miss in zip(study.findings, missed, strict=True) if not miss)
     said = statements(rng, seen, int(rng.integers(4, 6) if egd else rng.integers(4, 9)))
     if "quirky_words" in role.flags:
-        said = [_with_slash(statement) for statement in said]
+        said = [_punctuated(statement) for statement in said]
     first_word = float(rng.uniform(1.8, 4.0) if egd else np.clip(rng.lognormal(np.log(8), 0.45), 3.0, 30.0))
     first_word = max(first_word, 8.0) if "strays" in role.flags else first_word
     dictation = speak(rng, said, first_word, "quirky_words" in role.flags)
@@ -270,9 +270,11 @@ def _make_reading(
     return Reading(dataset, identity, role.phase, discarded, seen, certainty, dictation, scanpath, other)
 
 
-def _with_slash(statement: Statement) -> Statement:
-    """Say `atelectasis / scarring`, the slash as a word of its own."""
+def _punctuated(statement: Statement) -> Statement:
+    """Say `atelectasis / scarring`, the slash as a word of its own, and a comma after a nodule."""
     text = statement.text.replace("telectasis / scarring", "telectasis").replace("telectasis", "telectasis / scarring")
+    if " nodule " in text:
+        text = f"{text[:-1]}, new."
     return replace(statement, text=text)
 
 

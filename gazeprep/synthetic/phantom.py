@@ -39,6 +39,9 @@ def _resized(film: Film, width: int, height: int, interpolation: int) -> Film:
     return np.asarray(cv2.resize(film, (width, height), interpolation=interpolation), dtype=np.float32)
 
 
+PAINTED_FIRST = ("effusion", "pneumothorax")  # they replace what lies under them, so nothing may lie under them
+
+
 class Canvas:
     """Brightness (height, width) that grows layer by layer."""
 
@@ -84,7 +87,7 @@ def draw(chest: Chest, findings: tuple[Finding, ...], rng: np.random.Generator) 
         _lungs(canvas, rng)
         _mediastinum(canvas, rng)
         _bones(canvas)
-        for finding in findings:
+        for finding in sorted(findings, key=lambda f: f.kind not in PAINTED_FIRST):
             PAINTERS.get(finding.kind, _paint_cloud)(canvas, finding, rng)
         _marker(canvas)
     return _expose(canvas.film, rng)
