@@ -49,6 +49,20 @@ else
 	  $(if $(MIMIC),--sources.mimic $(MIMIC)) $(if $(MIMIC_JPG),--sources.mimic_jpg $(MIMIC_JPG)) $(ARGS)
 endif
 
+# NIH chest X-rays and OSIE fixations are looked for in REAL_DATA; Open-i reports come in a wheel that is read,
+# never installed.
+REAL_DATA ?= ../shared/data
+REAL ?= out/real
+shards-real: setup ## the same path on openly licensed real files: chest images, reports, human fixations
+	@mkdir -p $(REAL)/download
+	@ls $(REAL)/download/torchxrayvision-1.5.7-*.whl >/dev/null 2>&1 || \
+	  $(BIN)/pip download -q --no-deps -d $(REAL)/download torchxrayvision==1.5.7 || \
+	  echo 'Open-i reports could not be downloaded: going on without them' >&2
+	$(BIN)/python pipelines/shards_real.py --out $(REAL) --workers $(WORKERS) \
+	  $(patsubst %,--nih %,$(wildcard $(REAL_DATA)/nih_chestxray)) \
+	  $(patsubst %,--osie %,$(wildcard $(REAL_DATA)/osie/fixations.mat)) \
+	  $$(ls $(REAL)/download/torchxrayvision-1.5.7-*.whl 2>/dev/null | sed 's/^/--wheel /')
+
 check: setup ## lint, formatting, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

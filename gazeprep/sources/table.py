@@ -23,7 +23,18 @@ SIZE = ("image_width", "image_height")
 SECTIONS = ("indication", "history", "comparison", "technique", "findings", "impression")
 
 FIXATION_COLUMNS = ("reading_id", "image_id", "x", "y", "start", "end", "duration", *PX_PER_DEG, *SHOWN, *DRAWN)
-IMAGE_COLUMNS = ("image_id", "path", "subject_id", "study_id", "split", "view_position", "synthetic", *SIZE, *SECTIONS)
+IMAGE_COLUMNS = (
+    "image_id",
+    "path",
+    "subject_id",
+    "study_id",
+    "split",
+    "view_position",
+    "synthetic",
+    "source",
+    *SIZE,
+    *SECTIONS,
+)
 WORD_COLUMNS = ("reading_id", "word", "start", "end")
 COLUMNS = frozenset({*FIXATION_COLUMNS, *IMAGE_COLUMNS, *WORD_COLUMNS})
 SHARED = frozenset({"reading_id", "image_id", "start", "end"})  # stand in more than one table
@@ -44,7 +55,8 @@ class TableSource:
     """Tables of one's own recordings.
 
     images: image_id, path (relative to this table's folder), subject_id, and optionally study_id, split,
-    view_position, synthetic, image_width, image_height and the report's sections. fixations: image_id, x, y,
+    view_position, synthetic, image_width, image_height, source (what is what, for the sample's provenance) and the
+    report's sections. fixations: image_id, x, y,
     start and end (or duration), and optionally reading_id, px_per_deg_x and _y, shown_left, _top, _right,
     _bottom (edges, image px), image_left_px, image_top_px, image_right_px, image_bottom_px (edges of the whole
     image on the screen, instead of the frame's). words: reading_id, word, start, end. Without reading_id each
@@ -390,7 +402,7 @@ def _read_images(source: TableSource) -> list[TableImage]:
         found.append(
             TableImage(
                 dataset=source.dataset,
-                source=source.dataset,
+                source=cells["source"] or source.dataset,
                 image_id=cells["image_id"],
                 subject_id=cells["subject_id"],
                 study_id=cells["study_id"],
