@@ -79,18 +79,19 @@ class Canvas:
 def draw(chest: Chest, findings: tuple[Finding, ...], rng: np.random.Generator) -> Film:
     """Return a radiograph (height, width) of a chest, brightness 0..1."""
     canvas = Canvas(chest)
+    body_rng, finding_rng, film_rng = rng.spawn(3)  # so that a finding changes nothing but its place
     if chest.lateral:
         _lateral_body(canvas)
         _lateral_findings(canvas, findings)
     else:
         _body(canvas)
-        _lungs(canvas, rng)
-        _mediastinum(canvas, rng)
+        _lungs(canvas, body_rng)
+        _mediastinum(canvas, body_rng)
         _bones(canvas)
         for finding in sorted(findings, key=lambda f: f.kind not in PAINTED_FIRST):
-            PAINTERS.get(finding.kind, _paint_cloud)(canvas, finding, rng)
+            PAINTERS.get(finding.kind, _paint_cloud)(canvas, finding, finding_rng)
         _marker(canvas)
-    return _expose(canvas.film, rng)
+    return _expose(canvas.film, film_rng)
 
 
 def _body(canvas: Canvas) -> None:

@@ -37,6 +37,7 @@ ALIGNMENT: dict[str, Any] = {
     "text": str,
     "start_s": np.float64,
     "end_s": np.float64,
+    "recorded": bool,  # False where the files hold no such sentence: a discarded reading, an empty transcript
     "finding": str,
     "targets": str,
     "dwell_start_s": np.float64,
@@ -139,6 +140,7 @@ def _finding_rows(
 
 def _sentence_rows(subject: Subject, reading: Reading) -> list[dict[str, Any]]:
     assert subject.scene is not None
+    empty = reading.dataset == "egd-cxr" and "empty_transcript" in subject.role.flags
     rows = []
     for i, (spoken, dwell) in enumerate(zip(reading.dictation.sentences, reading.scanpath.dwells, strict=True)):
         statement = spoken.statement
@@ -152,6 +154,7 @@ def _sentence_rows(subject: Subject, reading: Reading) -> list[dict[str, Any]]:
                 "text": statement.text.lower(),
                 "start_s": spoken.start_s,
                 "end_s": spoken.end_s,
+                "recorded": not (reading.discarded or empty),
                 "finding": statement.finding.name if statement.finding else "",
                 "targets": " ".join(statement.targets),
                 "dwell_start_s": dwell[0],
