@@ -12,7 +12,7 @@ import pydicom
 import pytest
 
 from gazeprep.schema import CHEXPERT_LABELS, InputError
-from gazeprep.synthetic import read_truth, write_corpus
+from gazeprep.synthetic import read_truth, write_corpus, write_mimic_eye
 from gazeprep.synthetic.anatomy import Chest
 from gazeprep.synthetic.cast import CAST, role_of
 from gazeprep.synthetic.egd import OnScreen, pads_of
@@ -496,7 +496,18 @@ def test_reflacx_display_follows_the_formulas(corpus):
     np.testing.assert_allclose(steps, np.round(steps), atol=0.1)
     per_degree = rows.angular_resolution_x_pixels_per_degree.to_numpy() * magnification
     assert ((per_degree > 85) & (per_degree < 103)).all()
-    assert (rows.window_width == 0.97).all() or (rows.window_width == 1.0).all()
+
+
+@pytest.mark.parametrize("index", [0, 1, 2, 3, 4, 10])
+def test_reflacx_window_at_the_start_is_that_of_the_dicom(corpus, index):
+    dicom, first = dicoms(corpus, index)[0], fixations(reading(corpus, index)).iloc[0]
+    top = 2**dicom.BitsStored - 1
+    width, level = 1.0, 0.5
+    if "WindowWidth" in dicom:
+        width, level = (np.atleast_1d(dicom[name].value)[0] / top for name in ("WindowWidth", "WindowCenter"))
+    inverted = dicom.PhotometricInterpretation == "MONOCHROME1"
+    assert first.window_width == pytest.approx(width, abs=1e-5)
+    assert first.window_level == pytest.approx(1 - level if inverted else level, abs=1e-5)
 
 
 @pytest.mark.parametrize("index", [3, 5, 6, 11])
@@ -608,3 +619,30 @@ def test_cast_is_complete_with_twelve():
     assert 0.2 < np.mean([role.egd for role in gaze]) < 0.3
     trials = [(role.phase, role.trial) for role in gaze if role.phase in (1, 2)]
     assert len(trials) == len(set(trials))
+
+
+def test_mimic_eye_rearranges_the_same_recordings(raw, tmp_path):
+    root = tmp_path / "mimic-eye"
+    write_mimic_eye(raw, root)
+    sheets = root / "spreadsheets"
+    joined = sheets / "REFLACX" / "metadata.csv"
+    assert joined.read_text().split("\n")[0] == (
+        f",{METADATA},{PHASE_1},Abnormal mediastinal contour,Acute fracture,Enlarged hilum,Hiatal hernia,"
+        "High lung volume / emphysema,Interstitial lung disease,Lung nodule or mass,Pleural abnormality"
+    )
+    rows = table(joined)
+    assert {"", "0.0"} <= set(rows["Pleural effusion"])
+    assert (sheets / "EyeGaze/eye_gaze.csv").read_bytes() == (sheets / "EyeGaze/fixations.csv").read_bytes()
+    folder = root / f"patient_{subject_ids(raw)[3]}"
+    assert len(table(folder / "EyeGaze/eye_gaze.csv")) > len(table(folder / "EyeGaze/fixations.csv")) > 20
+    assert table(folder / "CXR-JPG/cxr_meta.csv").columns[-4:].tolist() == [
+        "in_eye_gaze",
+        "in_reflacx",
+        "StudyDateTime",
+        "stay_id",
+    ]
+    name = table(folder / "REFLACX/metadata.csv").id.iloc[0]
+    copied = (folder / "REFLACX/main_data" / name / "fixations.csv").read_bytes()
+    assert copied == (raw.reflacx / "main_data" / name / "fixations.csv").read_bytes()
+    images = [path.stem for path in root.glob("patient_*/CXR-JPG/s*/*.jpg")]
+    assert sorted(images) == sorted(table(sheets / "cxr_meta.csv").dicom_id)

@@ -80,7 +80,11 @@ def jpeg(stored: Pixels, monochrome1: bool) -> bytes:
 
 def stored_window(image: Image) -> tuple[float, float]:
     """Return width and level by REFLACX's rule, in units of the largest stored value."""
-    return (WIDTH, LEVEL) if image.window in ("one", "many") else (1.0, 0.5)
+    if image.window not in ("one", "many"):
+        return (1.0, 0.5)
+    top = 2**image.bits_stored - 1
+    level = 1 - round((1 - LEVEL) * top) / top if image.monochrome1 else round(LEVEL * top) / top
+    return (round(WIDTH * top) / top, level)
 
 
 def _write_dicom(path: Path, subject: Subject, study: Study, image: Image, stored: Pixels) -> None:

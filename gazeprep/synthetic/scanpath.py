@@ -52,7 +52,7 @@ def look(rng: np.random.Generator, scene: Scene, dictation: Dictation, manner: M
     dwells = _dwells(rng, dictation)
     views = _views(rng, scene, dictation, dwells, manner)
     placements = [place(scene.size, view) for view in views]
-    stop_s = dictation.end_s + rng.uniform(0.3, 2.0)
+    stop_s = dictation.end_s + rng.uniform(1.5, 3.0)  # so that some fixation follows the last word
     start, end = _clock(rng, manner.median_s, stop_s)
     view = np.searchsorted([v.start_s for v in views], start, side="right") - 1
     sentence = _intended(rng, dwells, start, end)
