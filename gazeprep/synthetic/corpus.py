@@ -1,6 +1,8 @@
 """Writes a whole synthetic corpus: subject by subject, then the tables they share."""
 
 import multiprocessing
+import os
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -77,7 +79,8 @@ def write_corpus(
     """Write recordings of synthetic subjects in the layouts of REFLACX, EGD-CXR and MIMIC-CXR(-JPG).
 
     Every file is a function of the seed and the subject's number alone: neither more subjects nor more
-    workers change what an earlier subject has. The first twelve subjects hold every special case.
+    workers (0 for one per core) change what an earlier subject has. The first twelve subjects hold every special
+    case. The folder appears when it is whole.
     `out`/truth holds the known answer, see read_truth. Raises InputError where `out` is not empty.
     """
     out = Path(out)
@@ -87,26 +90,36 @@ def write_corpus(
         raise InputError(
             "output_not_empty", "the output folder of the synthetic corpus is not empty; remove it or name another"
         )
-    settings = Settings(seed, full_size, raw_gaze)
+    unfinished = out.with_name(f".{out.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        written = _write(unfinished, Settings(seed, full_size, raw_gaze), subjects, workers or os.cpu_count() or 1)
+        unfinished.replace(out)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    readings = [reading for subject in written for reading in subject.readings]
+    return Corpus(
+        out,
+        subjects,
+        sum(subject.studies for subject in written),
+        sum(subject.images for subject in written),
+        sum(dataset == "reflacx" for dataset, _ in readings),
+        sum(discarded for _, discarded in readings),
+        sum(dataset == "egd-cxr" for dataset, _ in readings),
+    )
+
+
+def _write(out: Path, settings: Settings, subjects: int, workers: int) -> list[_Written]:
     for folder in (out, *(out / name for name in FOLDERS)):
         write_json(folder / SYNTHETIC_MARK, _mark(settings, subjects))
-    roles = [role_of(seed, index) for index in range(subjects)]
+    roles = [role_of(settings.seed, index) for index in range(subjects)]
     numbers = list(accumulate((role.egd for role in roles), initial=0))[:-1]
     tables, done = Tables(), []
     for written in _each(partial(_write_subject, settings, out), list(zip(roles, numbers, strict=True)), workers):
         tables.extend(written.tables)
         done.append(written)
     _write_tables(tables, settings, out)
-    readings = [reading for written in done for reading in written.readings]
-    return Corpus(
-        out,
-        subjects,
-        sum(written.studies for written in done),
-        sum(written.images for written in done),
-        sum(dataset == "reflacx" for dataset, _ in readings),
-        sum(discarded for _, discarded in readings),
-        sum(dataset == "egd-cxr" for dataset, _ in readings),
-    )
+    return done
 
 
 def _mark(settings: Settings, subjects: int) -> dict[str, object]:
