@@ -5,14 +5,14 @@ A killed build goes on where it stopped, and a changed config or source rebuilds
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gazeprep.cases import Inputs, Sources, collect
 from gazeprep.jobs import WORK_FOLDER, BuildError, Job, Watcher, explained_os_errors, read_stats, run_jobs, versions
 from gazeprep.samples import SampleConfig
-from gazeprep.schema import SCHEMA_VERSION, SPLITS
+from gazeprep.schema import SCHEMA_VERSION, SPLITS, InputError
 from gazeprep.shards import INDEX_SCHEMA, REJECTED_SCHEMA, FolderLock, write_json, write_parquet
 from gazeprep.splits import HashSplit
 
@@ -54,12 +54,15 @@ class BuildReport:
 def build(config: BuildConfig, watch: Watcher | None = None) -> BuildReport:
     """Build shards from the sources of a config, or finish an interrupted build of them.
 
-    Raises InputError where a source cannot be used, BuildError where the build had to stop, ValueError where
-    another build holds the folder.
+    Raises InputError where a source cannot be used or no input can become a sample, BuildError where the build
+    had to stop, ValueError where the folder holds other files or another build writes into it.
     """
     inputs = collect(config.sources, config.splits)
+    if not inputs.cases:
+        raise _no_samples(_tally(one.reason for one in inputs.rejected))
     jobs = plan(inputs, config.shard_samples)
     with explained_os_errors():
+        _check_folder(config.out)
         (config.out / WORK_FOLDER).mkdir(parents=True, exist_ok=True)
         with FolderLock(config.out / WORK_FOLDER / "lock"):
             (config.out / "dataset.json").unlink(missing_ok=True)  # not a finished build while shards change
@@ -80,6 +83,12 @@ def plan(inputs: Inputs, shard_samples: int) -> tuple[Job, ...]:
     return tuple(jobs)
 
 
+def _check_folder(out: Path) -> None:
+    """Refuse a folder with other files: a shard's name could stand there already."""
+    if out.exists() and not (out / WORK_FOLDER).exists() and any(out.iterdir()):
+        raise ValueError("the output folder holds files that no build here wrote; name a new or empty folder as --out")
+
+
 def _remove_leftovers(out: Path, jobs: Sequence[Job]) -> None:
     """Remove unfinished tars, and shards and stats of an earlier plan."""
     work, names = out / WORK_FOLDER, {job.name for job in jobs}
@@ -89,22 +98,26 @@ def _remove_leftovers(out: Path, jobs: Sequence[Job]) -> None:
         stale = [path for path in (out / split).glob(f"{split}-[0-9]*.tar") if path.stem not in names]
         for path in [*stale, *(p for p in work.glob(f"{split}-[0-9]*.json") if p.stem not in names)]:
             path.unlink()
+        if stale and not any((out / split).iterdir()):
+            (out / split).rmdir()
 
 
 def _finish(config: BuildConfig, inputs: Inputs, jobs: Sequence[Job], rebuilt: int) -> BuildReport:
     """Write index, rejected inputs and, last, the manifest that makes the folder a finished build."""
-    stats = [(job, read_stats(config.out / WORK_FOLDER / f"{job.name}.json")) for job in jobs]
+    stats = [(job, read_stats(job, config.out)) for job in jobs]
     rows = [row for _, one in stats for row in one["rows"]]
     rejected = [asdict(one) for one in inputs.rejected] + [row for _, one in stats for row in one["rejected"]]
     rejected.sort(key=lambda row: (row["dataset"], row["key"]))
     total = len(inputs.cases) + len(inputs.rejected)
     if total != len(rows) + len(rejected):
         raise BuildError(
-            f"{total} inputs are not {len(rows)} samples + {len(rejected)} rejected; delete the output's {WORK_FOLDER} "
-            "folder, build again, and report this"
+            f"{total} inputs are not {len(rows)} samples + {len(rejected)} rejected; delete the output folder, build "
+            "again, and report this"
         )
-    write_parquet(config.out / "index.parquet", rows, INDEX_SCHEMA)
     write_parquet(config.out / "rejected.parquet", rejected, REJECTED_SCHEMA)
+    if not rows:
+        raise _no_samples(_tally(row["reason"] for row in rejected))
+    write_parquet(config.out / "index.parquet", rows, INDEX_SCHEMA)
     shards = [
         {
             "name": job.shard,
@@ -146,6 +159,20 @@ def _counts(inputs: Inputs, rows: list[dict[str, Any]], rejected: list[dict[str,
     }
 
 
+def _no_samples(reasons: dict[str, int]) -> InputError:
+    if "image_missing" in reasons:
+        cure = (
+            "REFLACX and EGD-CXR come without images: name the MIMIC-CXR folder that holds them too, --sources.mimic "
+            "or --sources.mimic_jpg (MIMIC=... or MIMIC_JPG=... of make shards)"
+        )
+    else:
+        cure = "check that the folders are whole and the options leave something"
+    counted = ", ".join(f"{count} x {reason}" for reason, count in reasons.items())
+    return InputError(
+        "no_samples", f"none of the {sum(reasons.values())} inputs can become a sample ({counted}); {cure}"
+    )
+
+
 def _tally(values: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(values).items()))
 
@@ -153,18 +180,20 @@ def _tally(values: Iterable[str]) -> dict[str, int]:
 def _manifest(
     config: BuildConfig, rows: list[dict[str, Any]], shards: list[dict[str, Any]], counts: dict[str, Any]
 ) -> dict[str, Any]:
-    sources = sorted(f.name for f in fields(config.sources) if isinstance(getattr(config.sources, f.name), Path))
+    sources, table = config.sources, config.sources.table
+    given = ("reflacx", "egd", "mimic", "mimic_jpg", "table", "section_overrides")
     return {
         "schema_version": SCHEMA_VERSION,
         "synthetic": any(row["synthetic"] for row in rows),
-        "sources": sources,
+        "sources": [name for name in given if getattr(sources, name) is not None],
         "config": {
             "sample": asdict(config.sample),
             "splits": asdict(config.splits),
             "shard_samples": config.shard_samples,
-            "prefer": config.sources.prefer,
-            "views": list(config.sources.views),
-            "labels": config.sources.labels,
+            "prefer": sources.prefer,
+            "views": list(sources.views),
+            "labels": sources.labels,
+            "table": {"name": table.name, "frame": asdict(table.frame), "columns": table.columns} if table else None,
         },
         "versions": versions(),
         "counts": counts,

@@ -229,9 +229,12 @@ def _sorted_out(
         if reason:
             rejected.append(_rejected(candidate, reason))
             continue
-        if mimic is not None and candidate.mimic is not None and candidate.study_id not in reports:
-            reports[candidate.study_id] = mimic.report_ref(candidate.study_id, candidate.subject_id)
-        case = _case(candidate, splits[candidate.scope], reports.get(candidate.study_id), mimic)
+        report = None
+        if mimic is not None and candidate.mimic is not None:
+            if candidate.study_id not in reports:
+                reports[candidate.study_id] = mimic.report_ref(candidate.study_id, candidate.subject_id)
+            report = reports[candidate.study_id]
+        case = _case(candidate, splits[candidate.scope], report, mimic)
         noted.update(_lacks(case))
         cases.append(case)
     return Inputs(

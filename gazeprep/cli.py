@@ -15,27 +15,33 @@ from gazeprep.jobs import BuildError, JobReport
 from gazeprep.shards import ShardFolder
 
 STOPPED = 130  # exit code after Ctrl-C
+GO_ON = "finished shards stay, run the same command to go on"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit code: 0 done, 1 stopped by a problem, 2 wrong usage, 130 Ctrl-C."""
     options = _parser().parse_args(arguments)
     command: Callable[[Namespace], None] = COMMANDS[options.command]
-    console = Console(stderr=True)
     try:
         command(options[options.command])
-    except (ValueError, KeyError, BuildError) as error:
-        text = error.args[0] if isinstance(error, KeyError) else error
-        console.print(f"gazeprep {options.command}: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
-        return 1
+    except (ValueError, BuildError) as error:
+        return _stopped(options.command, str(error), 1)
+    except OSError as error:
+        problem = f"a file or folder cannot be used ({error.strerror or type(error).__name__})"
+        return _stopped(options.command, f"{problem}; check the paths, their permissions and the free space", 1)
     except KeyboardInterrupt:
-        console.print("gazeprep: stopped; finished shards stay, run the same command to go on", markup=False)
-        return STOPPED
+        return _stopped(options.command, f"stopped{'; ' + GO_ON if options.command == 'build' else ''}", STOPPED)
     return 0
 
 
+def _stopped(command: str, text: str, code: int) -> int:
+    console = Console(stderr=True)
+    console.print(f"gazeprep {command}: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
+    return code
+
+
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="gazeprep", description="Eye-tracking recordings, radiographs and reports to shards.")
+    parser = _new_parser(prog="gazeprep", description="Eye-tracking recordings, radiographs and reports to shards.")
     commands = parser.add_subcommands(dest="command")
     commands.add_subcommand("synth", _synth_parser(), help="write recordings with a known answer")
     commands.add_subcommand("build", _build_parser(), help="build shards from source folders")
@@ -44,15 +50,22 @@ def _parser() -> ArgumentParser:
     return parser
 
 
+def _new_parser(**texts: Any) -> ArgumentParser:
+    return ArgumentParser(allow_abbrev=False, **texts)  # a mistyped option is an error, not another option
+
+
 def _build_parser() -> ArgumentParser:
-    parser = ArgumentParser(description="Build shards from source folders, or finish an interrupted build.")
+    parser = _new_parser(
+        description="Build shards from source folders, or finish an interrupted build.",
+        usage="gazeprep build [--config FILE] --out FOLDER --sources.SOURCE FOLDER ... [options]",
+    )
     parser.add_argument("--config", action="config", help="a YAML file of the options below")
     parser.add_class_arguments(BuildConfig, None, fail_untyped=True)
     return parser
 
 
 def _synth_parser() -> ArgumentParser:
-    parser = ArgumentParser(description="Write synthetic recordings in the sources' own layout, with the truth beside.")
+    parser = _new_parser(description="Write synthetic recordings in the sources' own layout, with the truth beside.")
     parser.add_argument("--out", type=Path, required=True, help="a new or empty folder")
     parser.add_argument("--subjects", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
@@ -63,14 +76,14 @@ def _synth_parser() -> ArgumentParser:
 
 
 def _info_parser() -> ArgumentParser:
-    parser = ArgumentParser(description="Print what a finished build holds.")
+    parser = _new_parser(description="Print what a finished build holds.")
     parser.add_argument("shards", type=Path, help="the folder that a build wrote")
     parser.add_argument("--key", type=str, default="", help="print the source ids behind a sample's key")
     return parser
 
 
 def _preview_parser() -> ArgumentParser:
-    parser = ArgumentParser(description="Draw a sample: image, whole-reading map, each sentence's map.")
+    parser = _new_parser(description="Draw a sample: image, whole-reading map, each sentence's map.")
     parser.add_argument("shards", type=Path, help="the folder that a build wrote")
     parser.add_argument("key", type=str, nargs="?", default="", help="a sample's key; without it, a sheet of samples")
     parser.add_argument("--out", type=Path, default=Path("preview.png"))
@@ -149,7 +162,7 @@ def _run_info(options: Namespace) -> None:
         show(f"{name}: " + (", ".join(f"{what} {count}" for what, count in counts[name].items()) or "none"))
     show(f"with gaze {counts['samples_with_gaze']}, sentences {counts['sentences']}, subjects {counts['subjects']}")
     show(f"shards {len(folder.manifest['shards'])}, {sum(s['size'] for s in folder.manifest['shards'])} bytes")
-    show("keys: " + ", ".join(folder.keys()[:3]) + ", ...")
+    show("keys: " + ", ".join(folder.keys()[:3]) + (", ..." if len(folder) > 3 else ""))
 
 
 def _run_preview(options: Namespace) -> None:
@@ -157,6 +170,8 @@ def _run_preview(options: Namespace) -> None:
         from gazeprep import plots
     except ModuleNotFoundError as error:
         raise ValueError(f"{error.name} is not installed; run pip install 'gazeprep-cogaze[plots]'") from None
+    if options.samples < 1:
+        raise ValueError(f"--samples is {options.samples}, must be at least 1")
     folder = ShardFolder(options.shards)
     if options.key:
         figure = plots.sample_figure(folder.sample(options.key))

@@ -21,7 +21,6 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from multiprocessing.process import BaseProcess
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ import numpy as np
 from gazeprep.reports import Override
 from gazeprep.samples import Picture, SampleConfig, make_sample
 from gazeprep.schema import SCHEMA_VERSION, Case, Rejected, Split
-from gazeprep.shards import Sample, canonical_json, sha256_of, write_json, write_tar
+from gazeprep.shards import INDEX_SCHEMA, Sample, canonical_json, sha256_of, to_disk, write_json, write_tar
 
 WORK_FOLDER = ".build"  # beside the shards: lock, unfinished tars, stats of finished ones
 LOCKED_PACKAGES = (
@@ -47,6 +46,8 @@ LOCKED_PACKAGES = (
     "pylibjpeg-rle",
     "python-gdcm",
 )
+STATS_KEYS = {"fingerprint", "pictures", "rows", "rejected", "size", "sha256"}
+INDEX_COLUMNS = set(INDEX_SCHEMA.names)
 ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
 
 
@@ -88,7 +89,7 @@ def run_jobs(
     """Run jobs in a pool of spawned processes, each with one BLAS and OpenCV thread; raises BuildError."""
     workers = min(workers or os.cpu_count() or 1, max(len(jobs), 1))
     context = multiprocessing.get_context("spawn")  # a fork would copy this process's threads and locks
-    stop = context.Event()
+    stop = context.RawValue("b", 0)  # without a lock, which a worker killed at the wrong moment would keep
     reports = []
     with _environment(ONE_THREAD), ProcessPoolExecutor(workers, context, _start_worker, (stop,)) as pool:
         calls = ((run_job, job, out, config) for job in jobs)
@@ -99,37 +100,45 @@ def run_jobs(
                     watch(report, len(jobs))
         except BrokenProcessPool:
             raise BuildError(
-                "a worker process died, often for lack of memory; finished shards stay: run the same command again, with "
-                "fewer workers if it recurs (a script that calls build() needs its if __name__ == '__main__' line)"
+                "a worker process died, often for lack of memory; finished shards stay: run the same command again, "
+                "with fewer workers if it recurs (a script that calls build() needs its if __name__ == '__main__' line)"
             ) from None
         finally:
-            stop.set()  # on an error or Ctrl-C, running jobs end at their next sample
+            stop.value = 1  # on an error or Ctrl-C, running jobs end at their next sample
             pool.shutdown(wait=True, cancel_futures=True)
     return reports
 
 
 def _as_finished(pool: ProcessPoolExecutor, calls: Iterator[Any], at_once: int) -> Iterator[JobReport]:
     """Yield results as they come, with no more than `at_once` calls pickled and waiting."""
-    running: set[Future[JobReport]] = {pool.submit(*call) for call in islice(calls, at_once)}
+    running = _submit(pool, calls, at_once)
     while running:
         finished, running = wait(running, return_when=FIRST_COMPLETED)
         for future in finished:
             yield future.result()
-            running |= {pool.submit(*call) for call in islice(calls, 1)}
+            running |= _submit(pool, calls, 1)
 
 
-def _start_worker(stop: Event) -> None:
-    """Prepare a worker: one thread, Ctrl-C left to the parent, gone when the parent is."""
+def _submit(pool: ProcessPoolExecutor, calls: Iterator[Any], count: int) -> set[Future[JobReport]]:
+    """Hand calls to the pool with Ctrl-C held back: the workers it starts inherit that and leave it to us."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return {pool.submit(*call) for call in islice(calls, count)}
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _start_worker(stop: Any) -> None:
+    """Prepare a worker: one thread, gone when the parent is; `stop.value` is not 0 where it should end early."""
     global _stop
     _stop = stop
     cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
 
 
-_stop: Event | None = None
+_stop: Any = None
 
 
 def _leave_with(parent: BaseProcess) -> None:
@@ -143,36 +152,27 @@ def run_job(job: Job, out: Path, config: SampleConfig) -> JobReport:
     fingerprint = _digest(
         [job.shard, versions(), pictures, [_case_facts(c, job.overrides.get(c.study_id), config) for c in job.cases]]
     )
-    stats_path, tar_path = out / WORK_FOLDER / f"{job.name}.json", out / job.shard
-    stats = read_stats(stats_path)
+    tar_path, stats = out / job.shard, read_stats(job, out)
     if stats.get("fingerprint") == fingerprint and _is_whole(tar_path, stats):
         return JobReport(job.name, len(stats["rows"]), len(stats["rejected"]), rebuilt=False)
     with explained_os_errors():
         stored = _stored_pictures(tar_path, stats, pictures)
         stats = _write_shard(job, out, config, stored)
-        write_json(stats_path, stats | {"fingerprint": fingerprint, "pictures": pictures})
+        write_json(_stats_path(job, out), stats | {"fingerprint": fingerprint, "pictures": pictures})
     return JobReport(job.name, len(stats["rows"]), len(stats["rejected"]), rebuilt=True)
 
 
 def _write_shard(job: Job, out: Path, config: SampleConfig, stored: dict[str, Picture]) -> dict[str, Any]:
     """Write the job's tar, or none where every input is rejected; returns its stats."""
     rejected: list[Rejected] = []
-    tar_path, unfinished = out / job.shard, out / WORK_FOLDER / f"{job.name}.tar.unfinished"
-
-    def samples() -> Iterator[Sample]:
-        for case in job.cases:
-            if _stop is not None and _stop.is_set():
-                raise BuildError("stopped; finished shards stay, run the same command to go on")
-            made = make_sample(case, config, job.overrides.get(case.study_id), stored.get(case.key))
-            if isinstance(made, Sample):
-                yield made
-            else:
-                rejected.append(made)
-
+    tar_path = out / job.shard
+    # The process id keeps a worker that outlives a killed build for a moment away from the next build's file.
+    unfinished = out / WORK_FOLDER / f"{job.name}.{os.getpid()}.unfinished"
     try:
-        rows = write_tar(unfinished, samples())
-        _to_disk(unfinished)
+        rows = write_tar(unfinished, _samples(job, config, stored, rejected))
+        to_disk(unfinished)
         size, digest = unfinished.stat().st_size, sha256_of(unfinished)
+        _stats_path(job, out).unlink(missing_ok=True)  # what they say of the former tar is no longer true
         if rows:
             tar_path.parent.mkdir(parents=True, exist_ok=True)
             unfinished.replace(tar_path)
@@ -188,35 +188,52 @@ def _write_shard(job: Job, out: Path, config: SampleConfig, stored: dict[str, Pi
     }
 
 
-def _to_disk(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+def _samples(job: Job, config: SampleConfig, stored: dict[str, Picture], rejected: list[Rejected]) -> Iterator[Sample]:
+    """Yield the samples of a job's cases and append the other cases to `rejected`."""
+    for case in job.cases:
+        if _stop is not None and _stop.value:
+            raise BuildError("stopped; finished shards stay, run the same command to go on")
+        try:
+            made = make_sample(case, config, job.overrides.get(case.study_id), stored.get(case.key))
+        except Exception as error:
+            error.add_note(f"while making sample {case.key}")
+            raise
+        if isinstance(made, Sample):
+            yield made
+        else:
+            rejected.append(made)
 
 
 def _is_whole(tar_path: Path, stats: dict[str, Any]) -> bool:
+    """Tell by the size alone, which needs no reading: tars appear under their names only when whole."""
     if not stats["rows"]:
         return not tar_path.exists()
     return tar_path.exists() and tar_path.stat().st_size == stats["size"]
 
 
-def read_stats(path: Path) -> dict[str, Any]:
-    """Read a finished job's stats; nothing where there are none or they are damaged."""
+def _stats_path(job: Job, out: Path) -> Path:
+    return out / WORK_FOLDER / f"{job.name}.json"
+
+
+def read_stats(job: Job, out: Path) -> dict[str, Any]:
+    """Read a finished job's stats; nothing where there are none, or damaged ones, or of another layout."""
     try:
-        stats: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        stats = json.loads(_stats_path(job, out).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
-    return stats
+    if not isinstance(stats, dict) or stats.keys() != STATS_KEYS:
+        return {}
+    return stats if all(row.keys() == INDEX_COLUMNS for row in stats["rows"]) else {}
 
 
 def _stored_pictures(tar_path: Path, stats: dict[str, Any], pictures: dict[str, str]) -> dict[str, Picture]:
     """Take the pictures that a changed config leaves alone from the shard's previous tar."""
-    known = stats.get("pictures", {})
-    if not stats or not _is_whole(tar_path, stats) or not tar_path.exists():
+    if not stats or not tar_path.exists() or sha256_of(tar_path) != stats["sha256"]:
         return {}
     stored = {}
     with tar_path.open("rb") as file:
         for row in stats["rows"]:
-            if known.get(row["key"]) != pictures.get(row["key"]):
+            if stats["pictures"].get(row["key"]) != pictures.get(row["key"]):
                 continue
             members = {}
             for role in ("image", "json"):
@@ -266,7 +283,8 @@ def _file_facts(path: Path) -> list[Any]:
         status = path.stat()
     except OSError:
         return [path.name, "absent"]
-    return [path.name, status.st_size, status.st_mtime_ns]
+    # Reading rights count too: an input that was rejected for lack of them is tried again once it has them.
+    return [path.name, status.st_size, status.st_mtime_ns, os.access(path, os.R_OK)]
 
 
 def _facts(value: Any) -> Any:
@@ -323,11 +341,13 @@ def explained_os_errors() -> Iterator[None]:
         causes = {
             errno.ENOSPC: "the disk of the output folder is full: free space",
             errno.EDQUOT: "your quota on the output disk is used up: free space",
+            errno.EFBIG: "a shard is larger than a file may be here: raise the limit, or lower shard_samples",
             errno.EACCES: "no permission to write into the output folder: choose another --out",
             errno.EPERM: "no permission to write into the output folder: choose another --out",
             errno.EROFS: "the output folder is read-only: choose another --out",
             errno.ENOTDIR: "the output path runs through a file: choose another --out",
             errno.EEXIST: "the output path is a file: choose another --out",
         }
-        cause = causes.get(error.errno or 0, f"the output folder cannot be written ({type(error).__name__})")
+        unusual = f"the output folder cannot be written ({error.strerror or type(error).__name__})"
+        cause = causes.get(error.errno or 0, unusual)
         raise BuildError(f"{cause}; finished shards stay, run the same command to go on") from None

@@ -28,6 +28,8 @@ from gazeprep.shards import Sample, canonical_json, gaze_member, json_member, ma
 from gazeprep.sources.mimic_cxr import read_report
 from gazeprep.transcripts import Alignment, Span, sentence_weights, sentences_of, time_windows
 
+MAX_ASPECT = 16  # of a picture; its short edge is brought to hundreds of pixels, so a strip would become huge
+
 
 @dataclass(frozen=True)
 class MapConfig:
@@ -152,9 +154,13 @@ def _check_size(case: Case, picture: Picture) -> None:
 
 
 def stored_picture(image: GrayImage, config: PictureConfig) -> Picture:
-    """Resize and encode a full-size image (rows, cols)."""
-    resized = resize(image, config.resize)
+    """Resize and encode a full-size image (rows, cols); raises InputError on one that is a mere strip."""
     rows, cols = image.shape
+    if max(rows, cols) > MAX_ASPECT * min(rows, cols):
+        raise InputError(
+            "image_too_narrow", f"the image is {cols} x {rows} px, no radiograph; remove it from the input"
+        )
+    resized = resize(image, config.resize)
     stored_rows, stored_cols = resized.image.shape
     return Picture(
         data=encode(resized.image, config.format, jpg_quality=config.jpg_quality),

@@ -7,6 +7,7 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -182,18 +183,34 @@ def _append(tar: tarfile.TarFile, sample: Sample) -> dict[str, int]:
     return row | {"length": tar.offset - row["offset"]}
 
 
-def write_parquet(path: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
+def write_parquet(path: Path, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:
     """Write rows as parquet under a final name that appears only when the file is whole."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), temporary)
-    temporary.replace(path)
+    with _appearing_whole(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
     """Write a readable json file under a final name that appears only when the file is whole."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(record, sort_keys=True, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    with _appearing_whole(path) as temporary:
+        temporary.write_text(json.dumps(record, sort_keys=True, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _appearing_whole(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write, which takes the final name where the block ends without an error."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        to_disk(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def to_disk(path: Path) -> None:
+    """Wait until a file's bytes are on the disk: else a power cut can leave a final name without them."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,7 +227,8 @@ class LoadedSample:
 class ShardFolder:
     """A finished build, read by key.
 
-    Raises ValueError where the folder is no finished build or was written under another schema version.
+    Raises ValueError where the folder is no finished build, was written under another schema version or lacks
+    files, and on an unknown key.
     """
 
     def __init__(self, root: Path | str) -> None:
@@ -221,13 +239,17 @@ class ShardFolder:
                 "the folder holds no dataset.json, so it is no finished build; run gazeprep build (it goes on "
                 "where an interrupted one stopped)"
             )
-        self.manifest: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
+        self.manifest: dict[str, Any] = _read_manifest(manifest)
         version = self.manifest.get("schema_version")
         if version != SCHEMA_VERSION:
             raise ValueError(
                 f"the shards have schema version {version}, this gazeprep reads {SCHEMA_VERSION}; build them again"
             )
-        self.index = pq.read_table(self.root / "index.parquet").to_pandas().set_index("key", drop=False)
+        try:
+            index = pq.read_table(self.root / "index.parquet")
+        except (OSError, pa.ArrowException) as error:
+            raise ValueError(f"index.parquet {_unreadable(error)}") from None
+        self.index = index.to_pandas().set_index("key", drop=False)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -237,20 +259,28 @@ class ShardFolder:
         return list(self.index["key"])
 
     def row(self, key: str) -> Mapping[str, Any]:
-        """Return a sample's row of the index; raises KeyError on an unknown key."""
+        """Return a sample's row of the index."""
         if key not in self.index.index:
-            raise KeyError(f"key {key!r} is not among the {len(self)} samples; gazeprep info lists some")
+            named = f"key {key!r}" if KEY.fullmatch(key) else "this is no key and"  # a source id is not repeated
+            raise ValueError(f"{named} is not among the {len(self)} samples; gazeprep info lists some")
         return dict(self.index.loc[key])
 
     def member(self, key: str, role: str) -> bytes:
-        """Read one member's bytes; role is image, gaze, json or maps. Raises KeyError on an unknown key."""
+        """Read one member's bytes; role is image, gaze, json or maps."""
         row = self.row(key)
-        with (self.root / str(row["shard"])).open("rb") as file:
-            file.seek(int(row[f"{role}_offset"]))
-            return file.read(int(row[f"{role}_length"]))
+        shard, length = str(row["shard"]), int(row[f"{role}_length"])
+        try:
+            with (self.root / shard).open("rb") as file:
+                file.seek(int(row[f"{role}_offset"]))
+                data = file.read(length)
+        except OSError as error:
+            raise ValueError(f"{shard} {_unreadable(error)}") from None
+        if len(data) != length:
+            raise ValueError(f"{shard} is shorter than its index says: copy it again, or run the build again")
+        return data
 
     def sample(self, key: str) -> LoadedSample:
-        """Read one whole sample; raises KeyError on an unknown key."""
+        """Read one whole sample."""
         return LoadedSample(
             key=key,
             image=self.member(key, "image"),
@@ -258,6 +288,20 @@ class ShardFolder:
             maps=np.load(io.BytesIO(self.member(key, "maps")), allow_pickle=False),
             record=json.loads(self.member(key, "json")),
         )
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path.name} {_unreadable(error)}") from None
+    if not isinstance(manifest, dict):
+        raise ValueError(f"{path.name} was not written by gazeprep; give the folder that a build wrote")
+    return manifest
+
+
+def _unreadable(error: Exception) -> str:
+    return f"cannot be read ({type(error).__name__}): copy it again, check its permissions, or run the build again"
 
 
 def read_npz(data: bytes) -> dict[str, npt.NDArray[Any]]:

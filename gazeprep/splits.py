@@ -37,7 +37,7 @@ class HashSplit:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.validate < 0 or self.test < 0 or self.validate + self.test > 1:
+        if not (self.validate >= 0 and self.test >= 0 and self.validate + self.test <= 1):
             raise ValueError(f"splits.validate {self.validate} and splits.test {self.test} must be shares of 1")
 
 
