@@ -261,8 +261,8 @@ class ShardFolder:
     def row(self, key: str) -> Mapping[str, Any]:
         """Return a sample's row of the index."""
         if key not in self.index.index:
-            named = f"key {key!r}" if KEY.fullmatch(key) else "this is no key and"  # a source id is not repeated
-            raise ValueError(f"{named} is not among the {len(self)} samples; gazeprep info lists some")
+            named = f"key {key!r}" if KEY.fullmatch(key) else "this text"  # a source id is not repeated
+            raise ValueError(f"{named} is not among the {len(self)} keys; gazeprep info lists some")
         return dict(self.index.loc[key])
 
     def member(self, key: str, role: str) -> bytes:
