@@ -96,8 +96,8 @@ class Filters:
     """Which fixations to mark, and so leave out of a build's maps; none by default.
 
     off_image: those that lie on no pixel. min_duration_s: those shorter. outside_shown_deg: those further
-    than this many degrees outside the shown rectangle. buttons_px: those within buttons_margin_px of a
-    rectangle on the screen (REFLACX: 10, 933, 650, 1122 and 50).
+    than this many degrees outside the shown rectangle. buttons_px: those beside the shown part of the image and
+    within buttons_margin_px of a rectangle on the screen (REFLACX: 10, 933, 650, 1122 and 50).
     """
 
     off_image: bool = False
@@ -105,6 +105,26 @@ class Filters:
     outside_shown_deg: float | None = None
     buttons_px: Rectangle | None = None
     buttons_margin_px: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("min_duration_s", "outside_shown_deg", "buttons_margin_px"):
+            value = getattr(self, name)
+            if value is not None and not (np.isfinite(value) and value >= 0):
+                raise ValueError(f"filters.{name} is {value}, must be 0 or more")
+        if self.buttons_px is not None:
+            left, top, right, bottom = self.buttons_px
+            if not (left < right and top < bottom):
+                raise ValueError(f"filters.buttons_px is {self.buttons_px}, expected left, top, right, bottom")
+
+    def applicable_to(self, fixations: Fixations) -> "Filters":
+        """Return the filters that these fixations have the columns for."""
+        has_degrees = fixations.px_per_deg_x is not None
+        has_screen = fixations.screen is not None and fixations.shown is not None
+        return replace(
+            self,
+            outside_shown_deg=self.outside_shown_deg if has_degrees else None,
+            buttons_px=self.buttons_px if has_screen else None,
+        )
 
 
 def mark_fixations(fixations: Fixations, filters: Filters, image_size: Size) -> Fixations:
@@ -154,7 +174,9 @@ def _near_buttons(fixations: Fixations, buttons_px: Rectangle, margin_px: float)
     x = screen[:, 0] + (fixations.x_px + 0.5 - shown[:, 0]) * per_px[:, 0]
     y = screen[:, 1] + (fixations.y_px + 0.5 - shown[:, 1]) * per_px[:, 1]
     left, top, right, bottom = (np.full(len(fixations), float(edge)) for edge in buttons_px)
-    return np.hypot(_distance(x, left, right), _distance(y, top, bottom)) <= margin_px
+    near = np.hypot(_distance(x, left, right), _distance(y, top, bottom)) <= margin_px
+    beside = _distance(x, screen[:, 0], screen[:, 2]) + _distance(y, screen[:, 1], screen[:, 3]) > 0
+    return near & beside
 
 
 def _distance(value: FloatArray, low: FloatArray, high: FloatArray) -> FloatArray:

@@ -84,6 +84,11 @@ class Alignment:
             raise ValueError(f"alignment.lead_s is {self.lead_s}, must be 0 or more seconds")
         if self.end.endswith("_mention") and not self.mentions:
             raise ValueError(f"alignment.end is {self.end}: list the words in alignment.mentions")
+        never = [word for word in self.mentions if word != word.lower() or len(word.split()) != 1]
+        if never:
+            raise ValueError(
+                f"alignment.mentions holds {never[0]!r}, which no dictated word equals: one lower-case word each"
+            )
 
 
 @dataclass(frozen=True)

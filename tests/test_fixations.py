@@ -118,6 +118,26 @@ def test_degrees_outside_are_per_axis():
     np.testing.assert_allclose(degrees_outside_shown(fixations, SIZE), [np.hypot(2, 3)])
 
 
+def test_a_fixation_on_the_shown_part_is_never_on_the_buttons():
+    whole_screen = Filters(buttons_px=(0, 0, 1000, 1000))
+    assert list(mark_fixations(scene(), whole_screen, SIZE).mark) == ["", "buttons", "", "buttons"]
+
+
+def test_filters_keep_what_a_recording_has_the_columns_for():
+    bare = Fixations([1], [1], [0], [1])
+    asked = Filters(off_image=True, outside_shown_deg=1, buttons_px=(0, 0, 1, 1))
+    assert asked.applicable_to(bare) == Filters(off_image=True)
+    assert asked.applicable_to(scene()) == asked
+
+
+@pytest.mark.parametrize(
+    "options", [{"min_duration_s": -1}, {"outside_shown_deg": float("nan")}, {"buttons_px": (5, 0, 1, 9)}]
+)
+def test_impossible_filters_are_refused(options):
+    with pytest.raises(ValueError, match=f"filters.{next(iter(options))} is"):
+        Filters(**options)
+
+
 def test_filters_say_what_they_miss():
     bare = Fixations([1], [1], [0], [1])
     with pytest.raises(ValueError, match="needs px_per_deg"):

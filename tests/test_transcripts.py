@@ -131,3 +131,5 @@ def test_impossible_rules_are_refused():
         Alignment(lead_s=-1)
     with pytest.raises(ValueError, match="list the words"):
         Alignment(end="last_mention")
+    with pytest.raises(ValueError, match="'pleural effusion', which no dictated word equals"):
+        Alignment(end="last_mention", mentions=("effusion", "pleural effusion"))
