@@ -203,8 +203,8 @@ def _check_keys(candidates: Sequence[_Candidate]) -> None:
     if twice:
         raise InputError(
             "duplicate_key",
-            f"{len(twice)} keys stand twice (the first is {twice[0]}): a table lists the same reading or image more "
-            "than once; keep one row of each",
+            f"{len(twice)} keys stand twice (the first is {twice[0]}): two inputs of a dataset have one id, such as a "
+            "reading named like another image; give each its own",
         )
 
 
