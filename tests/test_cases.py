@@ -90,7 +90,7 @@ def test_jpg_images_with_zipped_reports(corpus, config_of, tmp_path, inline, rep
     for name, mimic in (("files", corpus.mimic_cxr), ("zip", reports_zip)):
         build(config_of(tmp_path / name, sources_of(corpus, mimic=mimic, prefer="jpg")))
         folder = ShardFolder(tmp_path / name)
-        records.append([folder.sample(key).record for key in folder.keys()])
+        records.append([folder.sample(key).record for key in folder.index["key"]])
     texts = [[(one["key"], one["findings"], one["impression"]) for one in found] for found in records]
     assert texts[0] == texts[1]
     assert sum(bool(findings) for _, findings, _ in texts[1]) > 10

@@ -1,0 +1,513 @@
+"""Builds: byte-identical whatever the workers, kills and detours; only what a change affects is built again."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import SMALL, sources_of, tree
+
+from gazeprep import jobs, samples
+from gazeprep.build import BuildConfig, BuildReport, build, plan
+from gazeprep.cases import Inputs, Sources, collect
+from gazeprep.images import Resize
+from gazeprep.samples import PictureConfig
+from gazeprep.schema import SPLITS, InputError
+from gazeprep.shards import FolderLock, ShardFolder, sha256_of
+
+WIDER = replace(SMALL, maps=replace(SMALL.maps, sigma_deg=2.0))
+MARK = "GAZEPREP_TEST_RUN"
+
+
+def states(out):
+    """What tells a shard that was written again from one that was left alone."""
+    found = {path.name: path.stat() for path in out.rglob("*.tar")}
+    return {name: (status.st_ino, status.st_mtime_ns) for name, status in found.items()}
+
+
+def rewritten(before, out):
+    return {name for name, state in states(out).items() if before.get(name) != state}
+
+
+def shards_of(out, query):
+    return {Path(shard).name for shard in ShardFolder(out).index.query(query)["shard"]}
+
+
+@pytest.fixture(scope="module")
+def singles(config_of, tmp_path_factory):
+    """A build of the corpus with one sample a shard. Read only."""
+    out = tmp_path_factory.mktemp("singles") / "out"
+    build(config_of(out, shard_samples=1, workers=2))
+    return out
+
+
+@pytest.fixture
+def out(shards, tmp_path):
+    """A copy of the finished build with 4 inputs a shard, which a test may change."""
+    return Path(shutil.copytree(shards, tmp_path / "out"))
+
+
+@pytest.fixture
+def out_singles(singles, tmp_path):
+    """A copy of the finished build with one sample a shard, which a test may change."""
+    return Path(shutil.copytree(singles, tmp_path / "singles"))
+
+
+# --- the same bytes
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_number_of_workers_changes_no_byte(shards, config_of, tmp_path, workers):
+    build(config_of(tmp_path / "out", workers=workers))
+    assert tree(tmp_path / "out") == tree(shards)
+
+
+def test_a_second_run_changes_no_byte_and_builds_nothing(config_of, tmp_path, inline, shards):
+    first = build(config_of(tmp_path / "out"))
+    before = states(tmp_path / "out")
+    second = build(config_of(tmp_path / "out"))
+    assert tree(tmp_path / "out") == tree(shards)
+    assert (first.rebuilt, second.rebuilt) == (first.shards, 0)
+    assert replace(second, rebuilt=first.rebuilt) == first
+    assert not rewritten(before, tmp_path / "out")
+
+
+def test_moving_the_sources_changes_no_byte_and_builds_nothing(corpus, config_of, tmp_path, inline, shards):
+    shutil.copytree(corpus.out, tmp_path / "first")
+    moved = {name: getattr(sources_of(corpus), name).name for name in ("reflacx", "egd", "mimic", "mimic_jpg")}
+    for place in ("first", "second"):
+        sources = Sources(**{name: tmp_path / place / folder for name, folder in moved.items()})
+        report = build(config_of(tmp_path / "out", sources))
+        if place == "first":
+            (tmp_path / "first").rename(tmp_path / "second")
+    assert report.rebuilt == 0
+    assert tree(tmp_path / "out") == tree(shards)
+
+
+def test_the_report_counts_what_the_index_holds(config_of, tmp_path, inline):
+    report = build(config_of(tmp_path / "out"))
+    index = ShardFolder(tmp_path / "out").index
+    assert report == BuildReport(
+        inputs=28,
+        samples=len(index),
+        rejected=2,
+        reasons={"eye_tracking_discarded": 2},
+        noted=ShardFolder(tmp_path / "out").manifest["counts"]["noted"],
+        shards=index["shard"].nunique(),
+        rebuilt=index["shard"].nunique(),
+    )
+
+
+def test_shards_take_cases_in_the_order_of_their_hashes(corpus):
+    inputs = collect(sources_of(corpus))
+    jobs_made = plan(inputs, 4)
+    assert [job.name for job in jobs_made] == [
+        f"{split}-{number:05d}"
+        for split in SPLITS
+        for number in range(-(-sum(case.split == split for case in inputs.cases) // 4))
+    ]
+    for split in SPLITS:
+        keys = [case.key[-12:] for job in jobs_made if job.split == split for case in job.cases]
+        assert keys == sorted(keys)
+    assert all(job.cases for job in jobs_made)
+    assert plan(Inputs(inputs.cases[::-1], (), {}), 4)[0].cases == jobs_made[0].cases
+
+
+# --- changing the config
+
+
+def test_another_sigma_leaves_shards_without_gaze_and_every_picture(
+    config_of, tmp_path, inline, monkeypatch, out_singles
+):
+    def decoded_again(_):
+        raise AssertionError("a picture was decoded again")
+
+    before, read = states(out_singles), shards_of(out_singles, "fixations > 0")
+    with monkeypatch.context() as patched:
+        patched.setattr(samples, "read_image", decoded_again)
+        report = build(config_of(out_singles, shard_samples=1, sample=WIDER))
+    assert rewritten(before, out_singles) == read
+    assert report.rebuilt == len(read) == 16 < report.shards
+    build(config_of(tmp_path / "fresh", shard_samples=1, sample=WIDER))
+    assert tree(out_singles) == tree(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [
+        replace(SMALL, alignment=replace(SMALL.alignment, lead_s=0.5)),
+        pytest.param(replace(SMALL, filters=replace(SMALL.filters, min_duration_s=0.3)), marks=pytest.mark.slow),
+    ],
+    ids=["lead", "filter"],
+)
+def test_other_options_of_gaze_build_again_what_has_gaze(config_of, tmp_path, inline, sample, out_singles):
+    before = states(out_singles)
+    build(config_of(out_singles, shard_samples=1, sample=sample))
+    assert rewritten(before, out_singles) == shards_of(out_singles, "fixations > 0")
+    build(config_of(tmp_path / "fresh", shard_samples=1, sample=sample))
+    assert tree(out_singles) == tree(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [
+        pytest.param(replace(SMALL, maps=replace(SMALL.maps, grid=(16, 16))), marks=pytest.mark.slow),
+        replace(SMALL, picture=PictureConfig(Resize("long_edge", 64))),
+        pytest.param(replace(SMALL, picture=PictureConfig(Resize(size_px=64), format="jpg")), marks=pytest.mark.slow),
+    ],
+    ids=["grid", "resize", "format"],
+)
+def test_another_grid_or_picture_builds_everything_again(config_of, tmp_path, inline, sample, out):
+    report = build(config_of(out, sample=sample))
+    assert report.rebuilt == report.shards
+    build(config_of(tmp_path / "fresh", sample=sample))
+    assert tree(out) == tree(tmp_path / "fresh")
+
+
+def test_other_shard_sizes_leave_no_stale_shard(config_of, tmp_path, inline, out_singles, shards):
+    build(config_of(out_singles))
+    assert tree(out_singles) == tree(shards)
+
+
+def test_other_versions_build_everything_again(config_of, inline, monkeypatch, out):
+    monkeypatch.setattr(jobs, "versions", lambda: {"numpy": "0.0"})
+    report = build(config_of(out))
+    assert report.rebuilt == report.shards
+
+
+def test_removing_a_source_removes_its_samples_and_stale_shards(corpus, config_of, tmp_path, inline, out_singles):
+    fewer = Sources(reflacx=corpus.reflacx, mimic_jpg=corpus.mimic_cxr_jpg, views=("PA",))
+    build(config_of(out_singles, fewer, shard_samples=1))
+    build(config_of(tmp_path / "fresh", fewer, shard_samples=1))
+    assert tree(out_singles) == tree(tmp_path / "fresh")
+    assert {path.name for path in out_singles.iterdir()} == {path.name for path in (tmp_path / "fresh").iterdir()}
+
+
+# --- changed files
+
+
+@pytest.fixture
+def own_copy(corpus, tmp_path):
+    """A copy of the corpus that a test may change."""
+    shutil.copytree(corpus.out, tmp_path / "copy")
+    return Sources(
+        reflacx=tmp_path / "copy" / "reflacx",
+        egd=tmp_path / "copy" / "egd-cxr",
+        mimic=tmp_path / "copy" / "mimic-cxr",
+        mimic_jpg=tmp_path / "copy" / "mimic-cxr-jpg",
+    )
+
+
+def touch(path):
+    os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 1_000_000_000))
+
+
+def test_a_changed_file_builds_its_own_shards_again(own_copy, config_of, inline, out_singles):
+    finished = tree(out_singles)
+    dicom = pd.read_csv(own_copy.reflacx / "main_data" / "metadata_phase_1.csv")["dicom_id"][0]
+    reading = next((own_copy.reflacx / "main_data").glob("P3*"))
+    report = next((own_copy.mimic / "files").rglob("s*.txt"))
+    for path, query in (
+        (reading / "fixations.csv", f"reading == '{reading.name}'"),
+        (reading / "timestamps_transcription.csv", f"reading == '{reading.name}'"),
+        (next(own_copy.mimic.rglob(f"{dicom}.dcm")), f"dicom == '{dicom}'"),
+        (report, f"study == '{report.stem[1:]}'"),
+        (own_copy.egd / "fixations.csv", "dataset == 'egd-cxr'"),
+    ):
+        touch(path)
+        before = states(out_singles)
+        build(config_of(out_singles, own_copy, shard_samples=1))
+        assert rewritten(before, out_singles) == shards_of(out_singles, query)
+    assert tree(out_singles) == finished
+
+
+def test_changed_rows_of_a_table_change_the_samples(own_copy, config_of, inline, out_singles):
+    path = own_copy.mimic_jpg / "mimic-cxr-2.0.0-chexpert.csv.gz"
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table.loc[0, "Fracture"] = "-1.0"
+    table.to_csv(path, index=False)
+    before, study = states(out_singles), table.loc[0, "study_id"]
+    build(config_of(out_singles, own_copy, shard_samples=1))
+    assert rewritten(before, out_singles) == shards_of(out_singles, f"study == '{study}'")
+    folder = ShardFolder(out_singles)
+    for key in folder.index.query(f"study == '{study}'")["key"]:
+        assert folder.sample(key).record["labels"]["Fracture"] == -1
+
+
+def test_a_missing_file_is_used_once_it_is_there(own_copy, config_of, tmp_path, inline, shards):
+    config = config_of(tmp_path / "out", own_copy)
+    words = next((own_copy.reflacx / "main_data").glob("P3*")) / "timestamps_transcription.csv"
+    words.rename(tmp_path / "aside")
+    build(config)
+    (tmp_path / "aside").rename(words)
+    assert build(config).rebuilt == 1
+    assert tree(config.out) == tree(shards)
+
+
+def test_a_rejected_input_is_tried_again_once_its_file_is_mended(own_copy, config_of, inline, out, shards):
+    path = next(own_copy.mimic.rglob("*.dcm"))
+    kept, whole = path.stat(), path.read_bytes()
+    path.write_bytes(whole[:5000])
+    broken = build(config_of(out, own_copy))
+    assert broken.inputs == broken.samples + broken.rejected == 28
+    assert broken.reasons["image_corrupt"] > 0
+    path.write_bytes(whole)
+    os.utime(path, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+    assert build(config_of(out, own_copy)).samples == 26
+    assert tree(out) == tree(shards)
+
+
+# --- damaged folders
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"fingerprint": 1}', "\xff", "older"])
+def test_damaged_or_older_stats_build_their_shard_again(config_of, inline, out, shards, text):
+    path = out / ".build" / "train-00001.json"
+    if text == "older":
+        stats = json.loads(path.read_text())
+        del stats["rows"][0]["sentences"]
+        text = json.dumps(stats)
+    path.write_text(text, encoding="latin-1")
+    assert build(config_of(out)).rebuilt == 1
+    assert tree(out) == tree(shards)
+
+
+@pytest.mark.parametrize("damage", ["missing", "shorter"])
+def test_a_missing_or_shortened_tar_is_built_again(config_of, inline, out, shards, damage):
+    path = out / "train" / "train-00001.tar"
+    data = path.read_bytes()
+    path.unlink()
+    if damage == "shorter":
+        path.write_bytes(data[:-512])
+    assert build(config_of(out)).rebuilt == 1
+    assert tree(out) == tree(shards)
+
+
+def test_no_picture_is_taken_from_a_tar_that_was_altered(config_of, inline, out):
+    path = out / "train" / "train-00001.tar"
+    build(config_of(out, sample=WIDER))
+    wider = path.read_bytes()
+    build(config_of(out))
+    path.write_bytes(bytes(path.stat().st_size))
+    build(config_of(out, sample=WIDER))
+    assert path.read_bytes() == wider
+
+
+def test_stats_never_outlive_the_tar_they_tell_of(config_of, inline, monkeypatch, out, shards):
+    """Killed after a tar took its name and before its stats: going back to the former config must notice."""
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(jobs, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build(config_of(out, sample=WIDER))
+    assert build(config_of(out)).rebuilt == 1
+    assert tree(out) == tree(shards)
+
+
+def test_a_bug_in_one_sample_names_its_key(config_of, tmp_path, inline, monkeypatch):
+    def broken(*_):
+        raise TypeError("a bug")
+
+    monkeypatch.setattr(samples, "case_context", broken)
+    with pytest.raises(TypeError) as error:
+        build(config_of(tmp_path / "out"))
+    (note,) = error.value.__notes__
+    assert note.startswith("while making sample ")
+    assert not list((tmp_path / "out").rglob("*.unfinished"))
+
+
+# --- killed, stopped, locked out
+
+
+class Running:
+    """A build in a process group of its own; every process of it carries a mark in its environment."""
+
+    def __init__(self, corpus, out):
+        self.out, self.mark = out, uuid.uuid4().hex
+        sources = [
+            f"--sources.{name}={folder}"
+            for name, folder in vars(sources_of(corpus)).items()
+            if name in ("reflacx", "egd", "mimic", "mimic_jpg")
+        ]
+        command = [sys.executable, "-m", "gazeprep.cli", "build", f"--out={out}", "--workers=2", "--shard_samples=1"]
+        options = ["--sample.picture.resize.size_px=64", "--sample.maps.px_per_deg=37.5"]
+        self.process = subprocess.Popen(
+            [*command, *options, *sources],
+            env={**os.environ, MARK: self.mark},
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def alive(self):
+        """Process id -> command line of every process of this build."""
+        found = {}
+        for folder in Path("/proc").iterdir():
+            try:
+                if folder.name.isdecimal() and f"{MARK}={self.mark}".encode() in (folder / "environ").read_bytes():
+                    found[int(folder.name)] = (folder / "cmdline").read_bytes().decode()
+            except OSError:
+                continue
+        return {process: command for process, command in found.items() if command}
+
+    def workers(self):
+        return [process for process, command in self.alive().items() if "spawn_main" in command]
+
+    def wait_for_shards(self, count):
+        wait_until(lambda: len(list((self.out / ".build").glob("*.json"))) >= count or self.process.poll() is not None)
+
+    def ended(self):
+        """Wait for the end; return exit code and messages."""
+        _, messages = self.process.communicate(timeout=60)
+        return self.process.returncode, messages
+
+
+def wait_until(is_so, timeout_s=30):
+    deadline = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def unbroken(singles):
+    """The bytes of a build without an interruption, one sample a shard."""
+    return tree(singles)
+
+
+def assert_only_whole_files(out, unbroken):
+    """Whatever has a final name is what an unbroken build has under it."""
+    for name, data in tree(out).items():
+        if not Path(name).name.startswith("."):
+            assert data == unbroken[name], name
+
+
+def finish(config_of, out, unbroken):
+    """Run the build again; nothing that was finished is built again, and it ends as if never broken."""
+    finished = sum((out / ".build" / f"{path.stem}.json").exists() for path in out.rglob("*.tar"))
+    before = states(out)
+    report = build(config_of(out, shard_samples=1))
+    assert report.rebuilt == report.shards - finished
+    assert len(rewritten(before, out)) <= report.shards - finished
+    assert tree(out) == unbroken
+    assert not [path for path in out.rglob("*") if path.name.endswith((".unfinished", ".tmp"))]
+
+
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 9))]
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds worker processes through /proc")
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_killed_build_goes_on_and_ends_as_if_never_broken(corpus, config_of, tmp_path, inline, unbroken, seed):
+    rng, out = random.Random(seed), tmp_path / "out"
+    running = Running(corpus, out)
+    running.wait_for_shards(rng.randrange(0, 24) if seed else 5)
+    time.sleep(rng.uniform(0, 0.05))
+    running.process.kill()
+    running.ended()
+    wait_until(lambda: not running.workers(), timeout_s=5)
+    assert_only_whole_files(out, unbroken)
+    assert not (out / "dataset.json").exists()
+    finish(config_of, out, unbroken)
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds worker processes through /proc")
+@pytest.mark.parametrize("seed", SEEDS[:4])
+def test_a_killed_worker_stops_the_build_with_a_message(corpus, config_of, tmp_path, inline, unbroken, seed):
+    rng, out = random.Random(seed), tmp_path / "out"
+    running = Running(corpus, out)
+    running.wait_for_shards(rng.randrange(1, 15))
+    os.kill(rng.choice(running.workers()), signal.SIGKILL)
+    code, messages = running.ended()
+    assert code == 1
+    assert (
+        "gazeprep build: a worker process died, often for lack of memory; finished shards stay: run the same"
+        in messages
+    )
+    assert "Traceback" not in messages
+    wait_until(lambda: not running.workers(), timeout_s=5)
+    assert_only_whole_files(out, unbroken)
+    finish(config_of, out, unbroken)
+
+
+@pytest.mark.parametrize(
+    "shards_done", [3, pytest.param(0, marks=pytest.mark.slow), pytest.param(15, marks=pytest.mark.slow)]
+)
+def test_ctrl_c_stops_with_130_and_leaves_only_whole_files(corpus, config_of, tmp_path, inline, unbroken, shards_done):
+    out = tmp_path / "out"
+    running = Running(corpus, out)
+    wait_until((out / ".build" / "lock").exists)
+    running.wait_for_shards(shards_done)
+    os.killpg(running.process.pid, signal.SIGINT)
+    code, messages = running.ended()
+    assert code == 130
+    assert messages.strip().endswith("gazeprep build: stopped; finished shards stay, run the same command to go on")
+    assert "Traceback" not in messages
+    assert_only_whole_files(out, unbroken)
+    assert not [path for path in out.rglob("*") if path.name.endswith((".unfinished", ".tmp"))]
+    finish(config_of, out, unbroken)
+
+
+def test_a_second_build_into_the_same_folder_is_refused(config_of, inline, out, shards):
+    with (
+        FolderLock(out / ".build" / "lock"),
+        pytest.raises(ValueError, match="another build is writing into this folder"),
+    ):
+        build(config_of(out))
+    assert tree(out) == tree(shards)  # the manifest too
+
+
+def test_a_folder_with_other_files_is_refused(config_of, tmp_path, inline):
+    (tmp_path / "out" / "train").mkdir(parents=True)
+    (tmp_path / "out" / "train" / "train-00000.tar").write_text("somebody's")
+    with pytest.raises(ValueError, match="files that no build here wrote; name a new or empty folder"):
+        build(config_of(tmp_path / "out"))
+    assert tree(tmp_path / "out") == {"train/train-00000.tar": b"somebody's"}
+
+
+# --- nothing to build
+
+
+def test_when_every_input_is_rejected_the_build_says_why(tables, config_of, tmp_path, inline):
+    tables.image("im")
+    source = tables.source()
+    (tables.root / "im.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"none of the 1 inputs can become a sample \(1 x image_corrupt\)"):
+        build(BuildConfig(tmp_path / "out", Sources(table=source), SMALL))
+    assert pd.read_parquet(tmp_path / "out" / "rejected.parquet")["reason"].tolist() == ["image_corrupt"]
+    assert not (tmp_path / "out" / "dataset.json").exists()
+
+
+def test_a_build_that_could_give_nothing_leaves_a_finished_one_alone(corpus, config_of, inline, out, shards):
+    with pytest.raises(InputError, match="none of the 14 inputs"):
+        build(config_of(out, Sources(reflacx=corpus.reflacx)))
+    assert tree(out) == tree(shards)
+
+
+@pytest.mark.parametrize(("name", "value"), [("shard_samples", 0), ("workers", -1)])
+def test_impossible_numbers_are_refused(config_of, tmp_path, name, value):
+    with pytest.raises(ValueError, match=f"{name} is {value}, must be"):
+        config_of(tmp_path, **{name: value})
+
+
+@pytest.mark.slow
+def test_default_pictures_are_the_same_bytes_from_any_number_of_workers(corpus, tmp_path):
+    digests = []
+    for workers in (1, 2):
+        out = tmp_path / str(workers)
+        build(BuildConfig(out, sources_of(corpus), shard_samples=5, workers=workers))
+        digests.append({path.name: sha256_of(path) for path in sorted(out.rglob("*.tar"))})
+    assert digests[0] == digests[1]
