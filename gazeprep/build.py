@@ -47,6 +47,7 @@ class BuildReport:
     rejected: int
     reasons: dict[str, int]
     noted: dict[str, int]
+    empty_sections: dict[str, int]  # samples whose report has no such section
     shards: int
     rebuilt: int
 
@@ -129,7 +130,8 @@ def _finish(config: BuildConfig, inputs: Inputs, jobs: Sequence[Job], rebuilt: i
         for job, one in stats
         if one["rows"]
     ]
-    counts = _counts(inputs, rows, rejected)
+    empty: Counter[str] = sum((Counter(one["empty_sections"]) for _, one in stats), Counter())
+    counts = _counts(inputs.noted, empty, rows, rejected)
     write_json(config.out / "dataset.json", _manifest(config, rows, shards, counts))
     return BuildReport(
         inputs=total,
@@ -137,14 +139,17 @@ def _finish(config: BuildConfig, inputs: Inputs, jobs: Sequence[Job], rebuilt: i
         rejected=len(rejected),
         reasons=counts["rejected_by_reason"],
         noted=inputs.noted,
+        empty_sections=counts["empty_sections"],
         shards=len(shards),
         rebuilt=rebuilt,
     )
 
 
-def _counts(inputs: Inputs, rows: list[dict[str, Any]], rejected: list[dict[str, Any]]) -> dict[str, Any]:
+def _counts(
+    noted: dict[str, int], empty: Counter[str], rows: list[dict[str, Any]], rejected: list[dict[str, Any]]
+) -> dict[str, Any]:
     return {
-        "inputs": len(inputs.cases) + len(inputs.rejected),
+        "inputs": len(rows) + len(rejected),
         "samples": len(rows),
         "rejected": len(rejected),
         "rejected_by_reason": _tally(row["reason"] for row in rejected),
@@ -155,7 +160,8 @@ def _counts(inputs: Inputs, rows: list[dict[str, Any]], rejected: list[dict[str,
         "samples_synthetic": sum(row["synthetic"] for row in rows),
         "sentences": sum(row["sentences"] for row in rows),
         "subjects": len({row["subject"] for row in rows}),
-        "noted": inputs.noted,
+        "noted": noted,
+        "empty_sections": dict(sorted(empty.items())),
     }
 
 

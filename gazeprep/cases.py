@@ -312,7 +312,8 @@ def _labels(candidate: _Candidate, mimic: MimicCxr | None) -> dict[str, int]:
 
 def _lacks(case: Case) -> list[str]:
     lacks = []
-    if case.report is None and case.context is None:
+    own = case.context or Context()
+    if case.report is None and not (own.findings or own.impression):
         lacks.append("inputs without report")
     if not case.view_position:
         lacks.append("inputs without view position")

@@ -128,6 +128,7 @@ def _print_report(report: BuildReport) -> None:
     show = _printer()
     for what, count in report.noted.items():
         show(f"noted: {count} x {what}")
+    show("empty sections: " + _listed(report.empty_sections))
     for reason, count in report.reasons.items():
         show(f"rejected: {count} x {reason}")
     show(f"{report.shards} shards, {report.rebuilt} of them built now")
@@ -158,8 +159,8 @@ def _run_info(options: Namespace) -> None:
     if folder.manifest["synthetic"]:
         show("SYNTHETIC recordings: for trying things out, not for findings about people")
     show(f"inputs {counts['inputs']} = samples {counts['samples']} + rejected {counts['rejected']}")
-    for name in ("samples_by_split", "samples_by_dataset", "rejected_by_reason", "noted"):
-        show(f"{name}: " + (", ".join(f"{what} {count}" for what, count in counts[name].items()) or "none"))
+    for name in ("samples_by_split", "samples_by_dataset", "rejected_by_reason", "noted", "empty_sections"):
+        show(f"{name}: " + _listed(counts[name]))
     show(f"with gaze {counts['samples_with_gaze']}, sentences {counts['sentences']}, subjects {counts['subjects']}")
     show(f"shards {len(folder.manifest['shards'])}, {sum(s['size'] for s in folder.manifest['shards'])} bytes")
     show("keys: " + ", ".join(folder.keys()[:3]) + (", ..." if len(folder) > 3 else ""))
@@ -181,6 +182,10 @@ def _run_preview(options: Namespace) -> None:
         figure = plots.contact_sheet([folder.sample(key) for key in keys])
     plots.save(figure, options.out)
     _printer()(f"wrote {options.out}")
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{what} {count}" for what, count in counts.items()) or "none"
 
 
 def _printer() -> Callable[[str], None]:

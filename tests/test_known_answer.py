@@ -1,5 +1,6 @@
 """The corpus's known answer through the whole build: each sentence's map lies on what the sentence is about."""
 
+import json
 from dataclasses import replace
 
 import cv2
@@ -9,6 +10,7 @@ import pytest
 from gazeprep import Alignment
 from gazeprep.build import BuildConfig, build
 from gazeprep.cases import Sources
+from gazeprep.fixations import Filters
 from gazeprep.samples import MapConfig, SampleConfig
 from gazeprep.shards import ShardFolder
 from gazeprep.synthetic import read_truth, write_corpus
@@ -107,3 +109,21 @@ def test_every_sample_says_that_it_is_synthetic(shards):
     assert shards.manifest["synthetic"] is True
     assert shards.index.synthetic.all()
     assert all(shards.sample(key).record["synthetic"] is True for key in shards.index["key"])
+
+
+def test_what_the_config_assumed_of_a_recording_is_in_its_provenance(shards):
+    for key, row in shards.index[shards.index.reading != ""].iterrows():
+        recording = json.loads(shards.sample(key).record["provenance"])["recording"]
+        assert recording.get("px_per_deg_assumed") == (37.5 if row.dataset == "egd-cxr" else None)
+
+
+def test_filters_that_a_recording_has_no_columns_for_are_named_in_its_provenance(config, tmp_path):
+    filters = Filters(off_image=True, buttons_px=(10, 933, 650, 1122))
+    build(replace(config, out=tmp_path, sample=replace(config.sample, filters=filters)))
+    shards, marked = ShardFolder(tmp_path), 0
+    for key, row in shards.index[shards.index.reading != ""].iterrows():
+        record = shards.sample(key).record
+        skipped = json.loads(record["provenance"])["recording"].get("filters_not_applicable")
+        assert skipped == (["buttons_px"] if row.dataset == "egd-cxr" else None)
+        marked += len(json.loads(record["fixation_marks"]))
+    assert marked > 0
