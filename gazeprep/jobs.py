@@ -122,7 +122,7 @@ def _as_finished(pool: ProcessPoolExecutor, calls: Iterator[Any], at_once: int) 
 
 def _submit(pool: ProcessPoolExecutor, calls: Iterator[Any], count: int) -> set[Future[JobReport]]:
     """Hand calls to the pool with Ctrl-C held back: the workers it starts inherit that and leave it to us."""
-    pass
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return {pool.submit(*call) for call in islice(calls, count)}
     finally:
