@@ -1,5 +1,6 @@
 """Builds: byte-identical whatever the workers, kills and detours; only what a change affects is built again."""
 
+import contextlib
 import json
 import os
 import random
@@ -102,6 +103,7 @@ def test_the_report_counts_what_the_index_holds(config_of, tmp_path, inline):
         rejected=2,
         reasons={"eye_tracking_discarded": 2},
         noted=ShardFolder(tmp_path / "out").manifest["counts"]["noted"],
+        empty_sections=ShardFolder(tmp_path / "out").manifest["counts"]["empty_sections"],
         shards=index["shard"].nunique(),
         rebuilt=index["shard"].nunique(),
     )
@@ -375,6 +377,16 @@ class Running:
         return self.process.returncode, messages
 
 
+@pytest.fixture
+def started(corpus, tmp_path):
+    """Start a build into tmp_path / "out" in processes of its own, of which none outlives the test."""
+    running = Running(corpus, tmp_path / "out")
+    yield running
+    for process in running.alive():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
 def wait_until(is_so, timeout_s=30):
     deadline = time.monotonic() + timeout_s
     while not is_so():
@@ -411,9 +423,8 @@ SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 9)
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds worker processes through /proc")
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_killed_build_goes_on_and_ends_as_if_never_broken(corpus, config_of, tmp_path, inline, unbroken, seed):
-    rng, out = random.Random(seed), tmp_path / "out"
-    running = Running(corpus, out)
+def test_a_killed_build_goes_on_and_ends_as_if_never_broken(started, config_of, inline, unbroken, seed):
+    rng, running, out = random.Random(seed), started, started.out
     running.wait_for_shards(rng.randrange(0, 24) if seed else 5)
     time.sleep(rng.uniform(0, 0.05))
     running.process.kill()
@@ -426,9 +437,8 @@ def test_a_killed_build_goes_on_and_ends_as_if_never_broken(corpus, config_of, t
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds worker processes through /proc")
 @pytest.mark.parametrize("seed", SEEDS[:4])
-def test_a_killed_worker_stops_the_build_with_a_message(corpus, config_of, tmp_path, inline, unbroken, seed):
-    rng, out = random.Random(seed), tmp_path / "out"
-    running = Running(corpus, out)
+def test_a_killed_worker_stops_the_build_with_a_message(started, config_of, inline, unbroken, seed):
+    rng, running, out = random.Random(seed), started, started.out
     running.wait_for_shards(rng.randrange(1, 15))
     os.kill(rng.choice(running.workers()), signal.SIGKILL)
     code, messages = running.ended()
@@ -446,9 +456,8 @@ def test_a_killed_worker_stops_the_build_with_a_message(corpus, config_of, tmp_p
 @pytest.mark.parametrize(
     "shards_done", [3, pytest.param(0, marks=pytest.mark.slow), pytest.param(15, marks=pytest.mark.slow)]
 )
-def test_ctrl_c_stops_with_130_and_leaves_only_whole_files(corpus, config_of, tmp_path, inline, unbroken, shards_done):
-    out = tmp_path / "out"
-    running = Running(corpus, out)
+def test_ctrl_c_stops_with_130_and_leaves_only_whole_files(started, config_of, inline, unbroken, shards_done):
+    running, out = started, started.out
     wait_until((out / ".build" / "lock").exists)
     running.wait_for_shards(shards_done)
     os.killpg(running.process.pid, signal.SIGINT)
