@@ -50,7 +50,9 @@ def contact_sheet(samples: Sequence[LoadedSample], columns: int = 4) -> Figure:
     """Draw the whole-reading map over the image of each sample, with its key and first sentence."""
     panels = []
     for sample in samples:
-        first = str(sample.record["sentences"]).split("\n")[0] or "no gaze"
+        first = str(sample.record["sentences"]).split("\n")[0] or (
+            "no sentence" if sample.record["has_gaze"] else "no gaze"
+        )
         panels.append((f"{sample.key}\n{_caption(first)}", decode(sample.image), sample.maps[0]))
     return _grid_figure(panels, columns)
 
