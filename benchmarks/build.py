@@ -24,7 +24,7 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from gazeprep.build import BuildConfig, build, plan
 from gazeprep.cases import Sources, collect
 from gazeprep.images import encode, read_image, resize
-from gazeprep.jobs import ONE_THREAD, WORK_FOLDER, Job, JobReport, run_job
+from gazeprep.jobs import ONE_THREAD, WORK_FOLDER, WORKER_ENVIRONMENT, Job, JobReport, run_job
 from gazeprep.samples import Picture, SampleConfig, align, case_context, pack
 from gazeprep.schema import Case, Size
 from gazeprep.shards import Sample, sha256_of, write_tar
@@ -32,7 +32,6 @@ from gazeprep.synthetic.corpus import write_corpus
 
 CONFIG = SampleConfig()
 PNG_OPTIONS = [cv2.IMWRITE_PNG_COMPRESSION, 6, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
-PLAIN_ENVIRONMENT = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
 MANY_WORKERS = 2
 SPLIT_REPEATS = 3  # of the split by step
 
@@ -228,7 +227,7 @@ def process_with(environment: dict[str, str]) -> Iterator[ProcessPoolExecutor]:
 def measure(sources: Sources, jobs: Sequence[Job], corpus: Corpus, folder: Path) -> Measured:
     """Run loop and builds in turn, so that whatever else the machine does meets all of them."""
     found = Measured()
-    with process_with(PLAIN_ENVIRONMENT) as plain:
+    with process_with(ONE_THREAD) as plain:
         check_same_bytes(sources, jobs, corpus, folder, plain)  # warms the files and the process too
         for _ in range(corpus.repeats):
             with TemporaryDirectory(dir=folder) as out:
@@ -238,7 +237,7 @@ def measure(sources: Sources, jobs: Sequence[Job], corpus: Corpus, folder: Path)
             with TemporaryDirectory(dir=folder) as out:
                 found.many.append(timed_build(sources, Path(out), corpus.shard_samples, MANY_WORKERS))
                 found.again_s.append(timed_build(sources, Path(out), corpus.shard_samples, 1).whole_s)
-    with process_with(ONE_THREAD) as worker:  # what the build gives its workers
+    with process_with(WORKER_ENVIRONMENT) as worker:  # what the build gives its workers
         for _ in range(SPLIT_REPEATS):
             with TemporaryDirectory(dir=folder) as out:
                 found.steps.append(worker.submit(step_seconds, jobs, Path(out)).result())

@@ -121,7 +121,7 @@ def decode(data: bytes) -> GrayImage:
     if pixels.dtype == np.uint8:
         return pixels.astype(np.uint8, copy=False)
     deep, levels = pixels.astype(np.uint16, copy=False), np.arange(2**16)
-    return _gray_levels(levels, *_range_present(levels, deep)).take(deep)
+    return cv2.LUT(deep, _gray_levels(levels, *_range_present(levels, deep))).astype(np.uint8, copy=False)
 
 
 # --- files
@@ -213,9 +213,10 @@ def _decode_dicom(file: BinaryIO) -> GrayImage:
         raise InputError(
             "image_unsupported", f"the DICOM pixels are {stored.dtype}, 8 or 16 bits are read; convert the image"
         )
-    patterns = stored.view(stored.dtype.str.replace("i", "u"))
+    patterns = stored.view(stored.dtype.str.replace("i", "u")).astype(f"u{stored.itemsize}", copy=False)  # native order
     with _rejecting("image_bad_lut", f"the DICOM window or lookup table cannot be applied; {_CURE}"):
-        return _display_table(dataset, patterns, signed=stored.dtype.kind == "i").take(patterns)
+        table = _display_table(dataset, patterns, signed=stored.dtype.kind == "i")
+    return cv2.LUT(patterns, table).astype(np.uint8, copy=False)  # numpy's take makes an int64 copy of the pixels
 
 
 def _dicom_size(dataset: Dataset) -> Size:
