@@ -273,6 +273,7 @@ def index_row(case: Case, gaze: Gaze | None) -> dict[str, Any]:
         "fixations": len(gaze.fixations) if gaze is not None else 0,
         "sentences": len(gaze.sentences) if gaze is not None else 0,
         "sentences_with_gaze": int(gaze.has_mass[1:].sum()) if gaze is not None else 0,
+        "labels": list(case.labels.values()),
     }
 
 

@@ -56,6 +56,7 @@ INDEX_SCHEMA = pa.schema(
         ("fixations", pa.int64()),
         ("sentences", pa.int64()),
         ("sentences_with_gaze", pa.int64()),
+        ("labels", pa.list_(pa.int8(), 14)),  # in the order of CHEXPERT_LABELS
     ]
 )
 REJECTED_SCHEMA = pa.schema(
