@@ -1,9 +1,12 @@
 """Fixtures that several tests share."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in a build's workers, and so before numpy comes
 
 import cv2
 import numpy as np

@@ -88,7 +88,7 @@ def test_no_source_at_all_is_refused():
 def test_jpg_images_with_zipped_reports(corpus, config_of, tmp_path, inline, reports_zip):
     records = []
     for name, mimic in (("files", corpus.mimic_cxr), ("zip", reports_zip)):
-        build(config_of(tmp_path / name, sources_of(corpus, mimic=mimic, prefer="jpg")))
+        build(config_of(tmp_path / name, Sources(mimic=mimic, mimic_jpg=corpus.mimic_cxr_jpg, prefer="jpg")))
         folder = ShardFolder(tmp_path / name)
         records.append([folder.sample(key).record for key in folder.index["key"]])
     texts = [[(one["key"], one["findings"], one["impression"]) for one in found] for found in records]
