@@ -357,7 +357,10 @@ def test_a_key_cannot_stand_twice_in_a_shard(tmp_path):
 def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "record.json", {"value": float("nan")})
-    assert not list(tmp_path.iterdir())
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        write_json(tmp_path / "taken", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
 # --- reading back
