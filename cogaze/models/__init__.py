@@ -1,0 +1,1 @@
+"""Towers, Perceiver, heads, and the models made of them."""
