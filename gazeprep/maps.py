@@ -6,7 +6,7 @@ grid row r and grid column c. Exact, and no image per fixation.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ FloatMap = npt.NDArray[np.floating]  # (..., rows, cols)
 
 MINIMAL_MASS = 1e-9  # of the summed weight; below it nothing of the gaze fell on the grid
 SMALLEST_FACTOR = 1e-18
+FARTHEST = 1e9  # sigmas; farther than that is as far
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,7 @@ def render(  # noqa: PLR0913 - the public signature
 ) -> FloatMap:
     """Render the gaze probability map (rows, cols) of one set of fixations; it sums to 1 or is all zero.
 
-    image_size: (width, height) px. grid: (rows, cols), None is one cell per image pixel of the window.
+    image_size: (width, height) px. grid: (rows, cols), None is one cell per image pixel of the window, rounded.
     window: (left, top, right, bottom) edges in image px, None is the whole image; it may be fractional or
     leave the image, where no mass is. Flips mirror the window's content. `integral`: the Gaussians' mass in
     each cell, weighted by duration. `reflacx`: densities at pixel centres inside the shown rectangle (the
@@ -55,6 +56,7 @@ def render(  # noqa: PLR0913 - the public signature
     Raises ValueError on an impossible size, grid, window or sigma, or a grid or window with a published recipe.
     """
     _check_size(image_size)
+    _check_dtype(dtype)
     if recipe == "integral":
         maps = render_batch(
             fixations,
@@ -102,6 +104,7 @@ def render_batch(  # noqa: PLR0913 - the public signature
     (gazeprep.sentence_weights). Other arguments, units and errors are those of `render`.
     """
     _check_size(image_size)
+    _check_dtype(dtype)
     window = (0.0, 0.0, float(image_size[0]), float(image_size[1])) if window is None else window
     rows, cols = _grid_of(window) if grid is None else _checked_grid(grid)
     weight = np.asarray(weights, dtype=np.float64)
@@ -126,12 +129,15 @@ def cell_mass(
 
     centre (n,) in point coordinates, edges and shown in edge coordinates, sigma (n,), all px.
     """
-    visible = np.clip(edges[None], shown_low[:, None], np.maximum(shown_low, shown_high)[:, None])
-    z = (visible - 0.5 - centre[:, None]) / sigma[:, None]
+    z = np.clip(edges[None], shown_low[:, None], np.maximum(shown_low, shown_high)[:, None])
+    z -= 0.5 + centre[:, None]
+    z /= sigma[:, None]
     # The tail beyond |z|, never 1 - tiny, so that a far fixation keeps its mass on either side alike. Above the
     # mean the tail counts negative: then the mass is a plain difference, plus 1 in the cell that holds the mean.
-    tail = np.copysign(ndtr(-np.abs(z)), -z)
+    tail = np.abs(z)
+    ndtr(np.negative(tail, out=tail), out=tail)
     above = z >= 0
+    np.negative(tail, out=tail, where=above)
     mass: FloatArray = np.diff(tail, axis=1)
     mass[above[:, 1:] & ~above[:, :-1]] += 1.0
     return mass
@@ -171,7 +177,8 @@ def _reflacx_density(fixations: Fixations, image_size: Size, sigma_deg: float, s
 def _density(centre: FloatArray, sigma: FloatArray, length: int, low: FloatArray, high: FloatArray) -> FloatArray:
     pixel = np.arange(length, dtype=np.float64)[None]
     inside = (pixel >= low[:, None]) & (pixel < high[:, None])
-    return np.where(inside, np.exp(-0.5 * ((pixel - centre[:, None]) / sigma[:, None]) ** 2), 0.0)
+    z = np.clip((pixel - centre[:, None]) / sigma[:, None], -FARTHEST, FARTHEST)
+    return np.where(inside, np.exp(-0.5 * z**2), 0.0)
 
 
 def _egd_density(fixations: Fixations, image_size: Size, sigma_px: float | None) -> FloatArray:
@@ -225,8 +232,20 @@ def _shown_on_image(fixations: Fixations, image_size: Size) -> FloatArray:
 
 
 def _check_size(image_size: Size) -> None:
-    if len(image_size) != 2 or any(int(side) != side or side < 1 for side in image_size):
+    if not _are_counts(image_size):
         raise ValueError(f"image_size is {image_size}, expected (width, height) in whole pixels, at least 1")
+
+
+def _are_counts(pair: Any) -> bool:
+    """Tell whether this is a pair of whole numbers, at least 1."""
+    return np.shape(pair) == (2,) and all(np.isfinite(side) and int(side) == side and side >= 1 for side in pair)
+
+
+def _check_dtype(dtype: npt.DTypeLike) -> None:
+    if not np.issubdtype(np.dtype(dtype), np.floating):
+        raise ValueError(
+            f"dtype is {np.dtype(dtype)}, and a map of probabilities needs a floating one such as 'float32'"
+        )
 
 
 def _check_sigma(sigma: float, name: str) -> None:
@@ -235,7 +254,7 @@ def _check_sigma(sigma: float, name: str) -> None:
 
 
 def _checked_grid(grid: Grid) -> Grid:
-    if len(grid) != 2 or any(int(side) != side or side < 1 for side in grid):
+    if not _are_counts(grid):
         raise ValueError(f"grid is {grid}, expected (rows, cols), both at least 1")
     return int(grid[0]), int(grid[1])
 
@@ -248,9 +267,6 @@ def _checked_window(window: Rectangle) -> Rectangle:
 
 
 def _grid_of(window: Rectangle) -> Grid:
-    """One cell per image pixel: defined only where the window is whole pixels large."""
+    """One cell per image pixel; a window of a fractional size has the nearest whole number of cells."""
     left, top, right, bottom = _checked_window(window)
-    width, height = right - left, bottom - top
-    if width != round(width) or height != round(height):
-        raise ValueError(f"a window of {width} x {height} px has no whole number of pixels; give grid=(rows, cols)")
-    return round(height), round(width)
+    return max(1, round(bottom - top)), max(1, round(right - left))

@@ -185,6 +185,18 @@ def test_egd_recipe_reflects_at_the_border_and_ignores_duration():
     assert made[:, :20].sum() == pytest.approx(0.5)
 
 
+def test_a_fractional_window_without_a_grid_has_the_nearest_number_of_cells():
+    window = (0.25, 1.5, 20.0, 11.0)
+    made = render(one(9, 5), SIZE, window=window)
+    assert made.shape == (10, 20)
+    np.testing.assert_array_equal(made, render(one(9, 5), SIZE, grid=(10, 20), window=window))
+
+
+@pytest.mark.parametrize("recipe", ["integral", "reflacx"])
+def test_absurd_positions_stay_finite(recipe):
+    assert not render(one(1e300, -1e300), SIZE, recipe=recipe).any()
+
+
 def test_sigma_px_overrides_degrees_and_is_required_without_them():
     fixations = one(20, 10, sigma=5.0)
     bare = Fixations([20], [10], [0], [1])
@@ -219,7 +231,8 @@ def test_batched_maps_equal_single_ones():
         ({"image_size": (0, 5)}, r"image_size is \(0, 5\)"),
         ({"grid": (0, 5)}, "grid is"),
         ({"window": (5, 5, 5, 9)}, "positive area"),
-        ({"window": (0, 0, 2.5, 4)}, "no whole number of pixels"),
+        ({"grid": 37}, "grid is 37"),
+        ({"dtype": "int32"}, "dtype is int32"),
         ({"sigma_px": 0.0}, "sigma_px is 0.0"),
         ({"sigma_deg": float("nan")}, "sigma_deg is nan"),
         ({"recipe": "reflacx", "grid": (3, 3)}, "takes no grid or window"),

@@ -106,3 +106,8 @@ def _row_number(table: pd.DataFrame, position: int) -> int:
 def folder_is_synthetic(root: Path) -> bool:
     """Tell whether a source folder was written by gazeprep.synthetic, which marks every folder it writes."""
     return (root / SYNTHETIC_MARK).exists()
+
+
+def bad_cell(kind: str, row: int, column: str, problem: str) -> InputError:
+    """Return the error of one cell of a table; rows are counted from 1 below the header."""
+    return InputError("bad_cell", f"{kind}, row {row}, column {column!r} {problem}; correct the cell")

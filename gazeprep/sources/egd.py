@@ -20,7 +20,7 @@ from gazeprep.schema import (
     Recording,
     Word,
 )
-from gazeprep.sources.csv_table import folder_is_synthetic, numbers, read_table
+from gazeprep.sources.csv_table import bad_cell, folder_is_synthetic, numbers, read_table
 from gazeprep.transcripts import split_phrases
 
 DATASET = "egd-cxr"
@@ -144,7 +144,7 @@ def _read_master(root: Path) -> pd.DataFrame:
     master["dicom_id"] = master["dicom_id"].str.strip()
     malformed = np.flatnonzero(~master["dicom_id"].str.fullmatch(FILE_ID))
     if len(malformed):
-        raise _bad_cell(MASTER, int(malformed[0]) + 1, "dicom_id", "is not a DICOM id")
+        raise bad_cell(MASTER, int(malformed[0]) + 1, "dicom_id", "is not a DICOM id")
     twice = int(master["dicom_id"].duplicated().sum())
     if twice:
         raise InputError("duplicate_id", f"{MASTER} repeats {twice} of its dicom_ids; keep one row of each")
@@ -158,14 +158,14 @@ def _number_id(cells: dict[str, str], column: str, row: int) -> str:
     if not text and in_path:
         return in_path[column]
     if not text.isdecimal():
-        raise _bad_cell(MASTER, row, column, "is not a number, and path does not tell it")
+        raise bad_cell(MASTER, row, column, "is not a number, and path does not tell it")
     return text
 
 
 def _label(cells: dict[str, str], column: str, row: int) -> int:
     cell = cells.get(column, "").strip()
     if cell not in LABEL_OF_CELL:
-        raise _bad_cell(MASTER, row, column, "is none of 1, 0, -1 and empty")
+        raise bad_cell(MASTER, row, column, "is none of 1, 0, -1 and empty")
     return LABEL_OF_CELL[cell]
 
 
@@ -193,7 +193,7 @@ def _fixations_by_id(path: Path, known: frozenset[str]) -> dict[str, _OwnRows]:
     start, duration, valid, x, y = (numbers(table, name, kind=FIXATIONS) for name in FIXATION_COLUMNS[1:])
     negative = np.flatnonzero(duration < 0)
     if len(negative):
-        raise _bad_cell(FIXATIONS, int(table.index[negative[0]]) + 1, "FPOGD", "is a negative duration")
+        raise bad_cell(FIXATIONS, int(table.index[negative[0]]) + 1, "FPOGD", "is a negative duration")
     # A negative original coordinate says "off the image", on both axes even where one of them is inside.
     off_image = (x < 0) | (y < 0)
     invalid = ~off_image & (valid == 0)
@@ -270,7 +270,3 @@ def _phrase(phrase: Any, number: int) -> Word:
 
 def _bad_transcript(problem: str) -> InputError:
     return InputError("bad_transcript", f"EGD-CXR transcript.json {problem}; correct the file or download it again")
-
-
-def _bad_cell(kind: str, row: int, column: str, problem: str) -> InputError:
-    return InputError("bad_cell", f"{kind}, row {row}, column {column!r} {problem}; correct the cell")

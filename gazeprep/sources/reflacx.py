@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from gazeprep.schema import SPLITS, Annotation, Fixations, InputError, Reading, Recording, Word
-from gazeprep.sources.csv_table import folder_is_synthetic, numbers, read_table
+from gazeprep.sources.csv_table import bad_cell, folder_is_synthetic, numbers, read_table
 
 DATASET = "reflacx"
 SOURCE = "REFLACX 1.0.0"
@@ -111,12 +111,12 @@ def _phase_readings(path: Path, phase: int, synthetic: bool) -> list[ReflacxRead
         cells = {str(name): str(value) for name, value in record.items()}
         reading_id = cells["id"].strip()
         if not READING_ID.fullmatch(reading_id):
-            raise _bad_cell(kind, row, "id", "is not of the form P102R345678")
+            raise bad_cell(kind, row, "id", "is not of the form P102R345678")
         image = IMAGE_PATH.search(cells["image"])
         if image is None:
-            raise _bad_cell(kind, row, "image", "is not a path .../files/p10/p10000032/s50414267/<dicom_id>.dcm")
+            raise bad_cell(kind, row, "image", "is not a path .../files/p10/p10000032/s50414267/<dicom_id>.dcm")
         if cells["split"] not in SPLITS:
-            raise _bad_cell(kind, row, "split", f"is none of {', '.join(SPLITS)}")
+            raise bad_cell(kind, row, "split", f"is none of {', '.join(SPLITS)}")
         folder = path.parent / reading_id
         found.append(
             ReflacxReading(
@@ -144,7 +144,7 @@ def _reject_reason(discarded: str, folder: Path, kind: str, row: int) -> str:
             return "eye_tracking_discarded"
         case "false":
             return "" if (folder / "fixations.csv").exists() else "fixations_missing"
-    raise _bad_cell(kind, row, "eye_tracking_data_discarded", "is neither True nor False")
+    raise bad_cell(kind, row, "eye_tracking_data_discarded", "is neither True nor False")
 
 
 def _label(cell: str, kind: str, row: int, column: str) -> int | bool | str:
@@ -156,9 +156,9 @@ def _label(cell: str, kind: str, row: int, column: str) -> int | bool | str:
     try:
         certainty = float(cell)
     except ValueError:
-        raise _bad_cell(kind, row, column, "is not a certainty 0 to 5") from None
+        raise bad_cell(kind, row, column, "is not a certainty 0 to 5") from None
     if certainty not in range(6):
-        raise _bad_cell(kind, row, column, "is not a certainty 0 to 5")
+        raise bad_cell(kind, row, column, "is not a certainty 0 to 5")
     return int(certainty)
 
 
@@ -167,6 +167,9 @@ def read_fixations(path: Path) -> Fixations:
     kind = "REFLACX fixations.csv"
     table = read_table(path, FIXATION_COLUMNS, kind=kind, optional=SCREEN)
     x, y, start, end, deg_x, deg_y = (numbers(table, name, kind=kind) for name in FIXATION_COLUMNS[:6])
+    _refuse(end < start, kind, FIXATION_COLUMNS[3], "lies before the fixation's start")
+    for name, resolution in zip(FIXATION_COLUMNS[4:6], (deg_x, deg_y), strict=True):
+        _refuse(resolution <= 0, kind, name, "is not a positive resolution")
     has_screen = set(SCREEN) <= set(table.columns)
     return Fixations(
         x,
@@ -181,7 +184,10 @@ def read_fixations(path: Path) -> Fixations:
 
 
 def _rectangles(table: pd.DataFrame, columns: tuple[str, ...], kind: str) -> np.ndarray:
-    return np.stack([numbers(table, name, kind=kind) for name in columns], axis=1)
+    found = np.stack([numbers(table, name, kind=kind) for name in columns], axis=1)
+    for low, high in ((0, 2), (1, 3)):
+        _refuse(found[:, high] < found[:, low], kind, columns[high], f"is less than {columns[low]!r}")
+    return found
 
 
 def read_words(path: Path) -> tuple[Word, ...]:
@@ -191,6 +197,7 @@ def read_words(path: Path) -> tuple[Word, ...]:
     kind = "REFLACX timestamps_transcription.csv"
     table = read_table(path, WORD_COLUMNS, kind=kind)
     start_s, end_s = (numbers(table, name, kind=kind) for name in WORD_COLUMNS[1:])
+    _refuse(end_s < start_s, kind, WORD_COLUMNS[2], "lies before the word's start")
     return tuple(
         Word(text, float(start), float(end)) for text, start, end in zip(table["word"], start_s, end_s, strict=True)
     )
@@ -212,6 +219,7 @@ def _read_ellipses(folder: Path) -> tuple[Annotation, ...]:
     kind = f"REFLACX {path.name}"
     table = read_table(path, (*EDGES, "certainty"), kind=kind, all_columns=True)
     boxes, certainty = _rectangles(table, EDGES, kind), numbers(table, "certainty", kind=kind)
+    _refuse(~np.isin(certainty, (1, 2, 3, 4, 5)), kind, "certainty", "is none of 1 to 5")
     labels = [name for name in table.columns if name not in (*EDGES, "certainty")]
     return tuple(
         Annotation(
@@ -242,5 +250,7 @@ def _check_unique(ids: list[str]) -> None:
         )
 
 
-def _bad_cell(kind: str, row: int, column: str, problem: str) -> InputError:
-    return InputError("bad_cell", f"{kind}, row {row}, column {column!r} {problem}; correct the cell")
+def _refuse(bad: np.ndarray, kind: str, column: str, problem: str) -> None:
+    """Raise InputError naming the first row of `bad` (rows,), if any."""
+    if bad.any():
+        raise bad_cell(kind, int(np.flatnonzero(bad)[0]) + 1, column, problem)
