@@ -4,10 +4,12 @@ All images of a batch at once: sentences are padded to (images, slots), so that 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 EPS = 1e-8  # inside the logarithms; a cell or row of the heatmap counts if it has more than this
 SHORTEST = 1e-12  # a feature vector is not divided by less than this length
@@ -84,7 +86,7 @@ def soft_gaze_loss_sum(  # noqa: PLR0913 - the loss's own inputs and the two mas
     with torch.autocast(image_feat.device.type, enabled=False):
         weight = padded(sentence_weight.float())
         text = padded(F.normalize(transcript_feat.float(), dim=-1, eps=SHORTEST))
-        logits = log_logit_scale.float().exp() * _cosine(text, image_feat.float())
+        logits = log_logit_scale.float().exp() * _cosine(text, image_feat.float())[..., 1:]
         sentences = (weight > 0)[..., None]
         patches = torch.ones_like(sentences) if patch_mask is None else patch_mask[:, None]
         target = padded(heatmap.float()) * (sentences & patches)
@@ -98,15 +100,6 @@ def _slots(sentence_image_index: Tensor, images: int) -> Tensor:
     """Number each image's sentences from 0, in their order: (sentences,) int64."""
     seen = F.one_hot(sentence_image_index, images).cumsum(0)
     return seen.gather(1, sentence_image_index[:, None])[:, 0] - 1
-
-
-def _cosine(text: Tensor, image: Tensor) -> Tensor:
-    """Cosine (images, slots, patches) of unit text (images, slots, dim) and image (images, 1 + patches, dim).
-
-    Products are divided by lengths and cut to patches after they are small: the features are only read.
-    """
-    length = torch.linalg.vector_norm(image, dim=-1).clamp(min=SHORTEST)
-    return (text @ image.mT / length[:, None])[..., 1:]
 
 
 def _mean_divergence(
@@ -143,3 +136,28 @@ def _strongest(target: Tensor, topk_ratio: float | None) -> Tensor:
 def _top_count(nonzero: Tensor, topk_ratio: float) -> Tensor:
     """max(1, ⌊ratio · non-zero⌋), the product rounded in float32 as published."""
     return (nonzero.float() * topk_ratio).long().clamp(min=1)
+
+
+def _cosine(text: Tensor, image: Tensor) -> Tensor:
+    """Cosine (images, slots, tokens) of unit text (images, slots, dim) and image (images, tokens, dim)."""
+    cosine: Tensor = _Cosine.apply(text, image)
+    return cosine
+
+
+class _Cosine(torch.autograd.Function):
+    """Cosine that never writes a normalised copy of the image features, and their gradient only once."""
+
+    @staticmethod
+    def forward(ctx: Any, text: Tensor, image: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(image, dim=-1).clamp(min=SHORTEST)
+        cosine = text @ image.mT / length[:, None]
+        ctx.save_for_backward(text, image, length, cosine)
+        return cosine
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        text, image, length, cosine = ctx.saved_tensors
+        grad = grad / length[:, None]
+        along_image = (grad * cosine).sum(1) / length
+        return grad @ image, (grad.mT @ text).addcmul_(image, along_image[..., None], value=-1)
