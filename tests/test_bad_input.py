@@ -146,11 +146,11 @@ MASTER = "egd-cxr/master_sheet.csv"
 STOPS = {
     "wrong REFLACX folder": (
         lambda own: other(own, "reflacx", "reflacx/main_data"),
-        "the REFLACX folder holds no main_data/metadata_phase_{1,2,3}.csv; pass the folder that contains main_data",
+        "the REFLACX folder does not exist or holds no main_data/metadata_phase_{1,2,3}.csv; pass the folder that contains main_data",
     ),
     "wrong EGD folder": (
         lambda own: other(own, "egd", "reflacx"),
-        "the EGD-CXR folder holds no master_sheet.csv; pass the folder that contains",
+        "the EGD-CXR folder does not exist or holds no master_sheet.csv; pass the folder that contains",
     ),
     "wrong MIMIC folder": (
         lambda own: other(own, "mimic", "mimic-cxr/files"),
@@ -314,9 +314,9 @@ REJECTS = {
     ),
     "negative duration": (
         edited_reading("fixations.csv", set_cell(2, "timestamp_end_fixation", "0.01")),
-        "bad_fixations",
-        "fixation 2 ends before it starts (",
-        "check that start and end are not swapped",
+        "bad_cell",
+        "REFLACX fixations.csv, row 3, column 'timestamp_end_fixation' lies before the fixation's start",
+        "correct the cell",
     ),
     "text for a word's time": (
         edited_reading("timestamps_transcription.csv", set_cell(1, "timestamp_start_word", "soon")),
