@@ -1,6 +1,8 @@
 """Published CoGaze weights under our names, strictly: every key has a place, or a reason to be dropped."""
 
 import argparse
+import copy
+import pickle
 import re
 import sys
 from collections.abc import Mapping
@@ -69,7 +71,13 @@ def read_published(path: Path) -> dict[str, torch.Tensor]:
     if path.suffix == ".safetensors":
         stored: Any = load_file(path)
     else:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            stored = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError(
+                f"{path} holds other things than tensors, which could run code: where you trust it, save its"
+                ' "state_dict" alone as safetensors'
+            ) from error
     state: StateDict = stored.get("state_dict", stored)
     prefix = next((key.removesuffix(ANCHOR) for key in state if key.endswith(ANCHOR)), None)
     if prefix is None:
@@ -121,21 +129,26 @@ def published_config(
     def count(pattern: str) -> int:
         return len({found[1] for key in state if (found := re.match(pattern, key))})
 
-    text_config.vocab_size = next(len(v) for k, v in state.items() if k.endswith("word_embeddings.weight"))
+    def rows(pattern: str) -> int:
+        found = [len(tensor) for key, tensor in state.items() if re.fullmatch(pattern, key)]
+        if not found:
+            raise ValueError(f"the checkpoint lacks {pattern}, off which a size is read: convert a whole CoGaze model")
+        return found[0]
+
+    text_config = copy.deepcopy(text_config)
+    text_config.vocab_size = rows(r"text_encoder\.(bert\.)?embeddings\.word_embeddings\.weight")
     text_config.num_hidden_layers = count(r"text_encoder\.(?:bert\.)?encoder\.layer\.(\d+)\.")
     text_config.pad_token_id = None  # the config's own is of another vocabulary
-    latents, width = state[ANCHOR].shape
     return CoGazeConfig(
-        vision_config=vision_config,
+        vision_config=copy.deepcopy(vision_config),
         text_config=text_config,
-        hidden_size=width,
-        projector_hidden_size=len(state["image_projector.projector.0.weight"]),
+        hidden_size=rows(r"image_projector\.projector\.2\.weight"),
+        projector_hidden_size=rows(r"image_projector\.projector\.0\.weight"),
         views=list(views),
         perceiver_depth=count(r"perceiver\.layers\.(\d+)\."),
-        perceiver_latents=latents,
-        perceiver_heads=len(state["perceiver.layers.0.0.fn.to_q.weight"]) // dim_head,
+        perceiver_latents=rows(ANCHOR),
+        perceiver_heads=rows(r"perceiver\.layers\.0\.0\.fn\.to_q\.weight") // dim_head,
         perceiver_dim_head=dim_head,
-        num_labels=len(state["vision_classifier.classifier.bias"]),
         mask_padding=False,
     )
 
@@ -157,7 +170,7 @@ def convert_published(state_dict: StateDict, config: CoGazeConfig) -> CoGazeMode
             " check the towers' configs and the number of layers"
         )
     for name, tensor in renamed.items():
-        if tensor.numel() != ours[name].numel():
+        if tensor.squeeze().shape != ours[name].squeeze().shape:
             raise ValueError(
                 f"{name} is {tuple(tensor.shape)}, but {tuple(ours[name].shape)} in the config: give the sizes that"
                 " the weights were trained with"

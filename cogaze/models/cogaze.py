@@ -2,15 +2,15 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import nn
-from transformers import AutoConfig, AutoModel, BertModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, BertConfig, BertModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.configuration_utils import SubConfigSpec
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from cogaze.models.heads import DiseaseHead
 from cogaze.models.perceiver import Perceiver
@@ -97,7 +97,7 @@ class CoGazeOutput(ModelOutput):
 
 
 class CoGazeModel(PreTrainedModel):
-    """Encodes images, optionally in the light of clinical context, and texts; loads and saves as transformers models do.
+    """Encodes images, in the light of clinical context where there is one, and texts.
 
     Args:
         config: Sizes.
@@ -110,6 +110,7 @@ class CoGazeModel(PreTrainedModel):
     base_model_prefix = "cogaze"
     main_input_name = "pixel_values"
     _supports_sdpa = True
+    _no_split_modules = ["PerceiverLayer"]  # noqa: RUF012 (a class attribute of transformers)
 
     def __init__(
         self,
@@ -119,18 +120,17 @@ class CoGazeModel(PreTrainedModel):
     ) -> None:
         super().__init__(config)
         vision_tower = vision_tower or AutoModel.from_config(config.vision_config)
-        text_tower = text_tower or BertModel(config.text_config, add_pooling_layer=False)
+        text_tower = text_tower or BertModel(cast("BertConfig", config.text_config), add_pooling_layer=False)
         width, wide = config.hidden_size, config.projector_hidden_size
-        vision_width = vision_tower.config.hidden_size
-        self.vision = VisionTower(vision_tower, config.image_size, config.tuned_blocks)
-        self.image_projector = ImageProjector(vision_width, wide, width, len(config.views))
+        self.vision = VisionTower(vision_tower, cast("int", config.image_size), config.tuned_blocks)
+        self.image_projector = ImageProjector(vision_tower.config.hidden_size, wide, width, len(config.views))
         self.text = TextEncoder(text_tower, wide, width, mask_padding=config.mask_padding)
         self.perceiver = Perceiver(width, config.perceiver_depth, config.perceiver_heads, config.perceiver_dim_head)
         self.latents = nn.Parameter(torch.empty(config.perceiver_latents, width))
         self.context_type = nn.Parameter(torch.empty(width))
         self.image_type = nn.Parameter(torch.empty(width))
-        self.vision_head = DiseaseHead(width, config.num_labels)
-        self.report_head = DiseaseHead(width, config.num_labels)
+        self.vision_head = DiseaseHead(width, len(config.id2label or ()))
+        self.report_head = DiseaseHead(width, len(config.id2label or ()))
         self.logit_scale = nn.Parameter(torch.empty(()))
         self.logit_scale_gaze = nn.Parameter(torch.empty(()))
         self.post_init()
@@ -160,7 +160,9 @@ class CoGazeModel(PreTrainedModel):
             ValueError: The weights are not exactly this model's.
         """
         wants_report = kwargs.pop("output_loading_info", False)
-        model, report = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        strict = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # reported, and refused below
+        loaded: Any = super().from_pretrained(*args, **{**kwargs, **strict})
+        model, report = loaded
         for problem in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
             if report.get(problem):
                 raise ValueError(
@@ -168,7 +170,8 @@ class CoGazeModel(PreTrainedModel):
                     f" {sorted(map(str, report[problem]))[:3]} ({len(report[problem])} in all); these are not the"
                     " weights of a CoGaze model of this config, convert published ones with cogaze.convert"
                 )
-        return (model, report) if wants_report else model
+        model.vision.freeze()
+        return loaded if wants_report else model
 
     def encode_image(
         self,
@@ -281,5 +284,7 @@ def build_cogaze(
         raise ValueError(f"CoGazeConfig has no {unknown}: choose from {sorted(SIZES)}")
     vision_tower = load_vision_tower(vision_name_or_path)
     text_tower = load_text_tower(text_name_or_path, text_layers, vocabulary)
-    config = CoGazeConfig(vision_config=vision_tower.config, text_config=text_tower.config, **sizes)
+    # Copies: a config that becomes part of another forgets its attention implementation, and BERT then sees padding.
+    vision_config, text_config = vision_tower.config.to_dict(), text_tower.config.to_dict()
+    config = CoGazeConfig(vision_config=vision_config, text_config=text_config, **sizes)
     return CoGazeModel(config, vision_tower, text_tower)

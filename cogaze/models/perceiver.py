@@ -1,7 +1,7 @@
 """The Perceiver: few latents read many tokens, by cross-attention and self-attention in turn."""
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import nn
 
 

@@ -5,8 +5,8 @@ from typing import Any, Self
 
 import torch
 from torch import nn
-from transformers import BertConfig, BertModel, PreTrainedConfig
-from transformers.utils import ModelOutput
+from transformers import BertConfig, BertModel
+from transformers.utils.generic import ModelOutput
 
 from cogaze.models.heads import masked_mean, projector
 
@@ -37,48 +37,42 @@ class Vocabulary:
 
 def text_config(name_or_path: str, layers: int | None = None) -> BertConfig:
     """Read a BERT's config, cut to its first `layers` layers."""
-    stored, _ = PreTrainedConfig.get_config_dict(name_or_path)
-    if stored.get("model_type") not in BERT_TYPES:
-        raise ValueError(
-            f"{name_or_path} holds a {stored.get('model_type')} model: the text tower is a BERT ({', '.join(BERT_TYPES)})"
-        )
-    config = BertConfig.from_dict({key: value for key, value in stored.items() if key != "model_type"})
-    if layers is not None and not 0 < layers <= config.num_hidden_layers:
-        raise ValueError(
-            f"text_layers {layers}, but {name_or_path} has {config.num_hidden_layers} layers: set it to"
-            f" 1..{config.num_hidden_layers}"
-        )
-    config.num_hidden_layers = layers or config.num_hidden_layers
+    try:
+        stored, _ = BertConfig.get_config_dict(name_or_path)
+    except OSError as error:
+        raise ValueError(f"no text tower at {name_or_path}: name a folder with a BERT, or one on the hub") from error
+    model_type = stored.pop("model_type", None)
+    if model_type not in BERT_TYPES:
+        raise ValueError(f"{name_or_path} holds a {model_type} model: name a BERT ({' or '.join(BERT_TYPES)})")
+    config = BertConfig.from_dict(stored)
+    depth = config.num_hidden_layers
+    if layers is not None and not 0 < layers <= depth:
+        raise ValueError(f"text_layers {layers}, but {name_or_path} has {depth} layers: set it to 1..{depth}")
+    config.num_hidden_layers = layers or depth
     return config
 
 
 def load_text_tower(name_or_path: str, layers: int | None = None, vocabulary: Vocabulary | None = None) -> BertModel:
-    """Read a BERT's first `layers` layers, in float32, for its own vocabulary or another.
+    """Read a BERT's first `layers` layers, in float32; a weight that the folder lacks is an error.
 
-    The word embeddings of another vocabulary start anew, because a row of the old one means another word.
+    A vocabulary of another size cuts the word embeddings or adds rows to them. Under another tokenizer the rows that
+    stay mean nothing any more: they are a start like any other.
     """
     config = text_config(name_or_path, layers)
-    tower, report = BertModel.from_pretrained(
+    loaded: Any = BertModel.from_pretrained(
         name_or_path, config=config, add_pooling_layer=False, dtype=torch.float32, output_loading_info=True
     )
+    tower, report = loaded
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise ValueError(
             f"{name_or_path} has no weights for {missing[:3]} ({len(missing)} in all) of a BERT: name a folder that"
             " holds the whole text model"
         )
-    if vocabulary is not None and vocabulary != Vocabulary(config.vocab_size, config.pad_token_id):
-        replace_vocabulary(tower, vocabulary)
+    if vocabulary is not None:
+        tower.resize_token_embeddings(vocabulary.size, mean_resizing=False)
+        tower.config.pad_token_id = tower.get_input_embeddings().padding_idx = vocabulary.pad_token_id
     return tower
-
-
-def replace_vocabulary(tower: BertModel, vocabulary: Vocabulary) -> None:
-    """Give the tower new word embeddings, as many as the vocabulary has tokens."""
-    tower.config.pad_token_id = vocabulary.pad_token_id
-    words = nn.Embedding(vocabulary.size, tower.config.hidden_size, padding_idx=vocabulary.pad_token_id)
-    tower.set_input_embeddings(words)
-    tower._init_weights(words)
-    tower.config.vocab_size = vocabulary.size
 
 
 class TextEncoder(nn.Module):

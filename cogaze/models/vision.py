@@ -6,14 +6,19 @@ from typing import Self
 
 import torch
 from torch import nn
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 
 from cogaze.models.heads import projector
 
 
 def load_vision_tower(name_or_path: str) -> PreTrainedModel:
     """Read any transformers vision model, in float32; a weight that the folder lacks is an error."""
-    tower, report = AutoModel.from_pretrained(name_or_path, dtype=torch.float32, output_loading_info=True)
+    try:
+        tower, report = AutoModel.from_pretrained(name_or_path, dtype=torch.float32, output_loading_info=True)
+    except OSError as error:
+        raise ValueError(
+            f"no vision tower at {name_or_path}: name a folder with a vision model, or one on the hub"
+        ) from error
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
     if missing:
         raise ValueError(
@@ -77,16 +82,20 @@ class VisionTower(nn.Module):
     def __init__(self, tower: PreTrainedModel, image_size: int, tuned_blocks: int = 0) -> None:
         super().__init__()
         if getattr(tower, "pooler", None) is not None:
-            tower.pooler = None  # its output is not used
+            tower.pooler = None  # type: ignore[assignment] # its output is not used
         self.tower = tower
         self.image_size = image_size
         self.patch_grid = patch_grid(tower, image_size)
         self.position_option = position_option(tower)
         self.tuned = last_blocks(tower, tuned_blocks)
-        tower.requires_grad_(False)
+        self.freeze()
+        self.train(self.training)
+
+    def freeze(self) -> None:
+        """Mark what is trained; to be repeated after from_pretrained, which puts new parameters into the tower."""
+        self.tower.requires_grad_(False)
         for module in self.tuned:
             module.requires_grad_(True)
-        self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
         """Keep the frozen part in evaluation mode: no dropout, no stochastic depth."""
