@@ -42,10 +42,9 @@ def class_balanced_bce_sum(logits: Tensor, labels: Tensor, weights: Tensor, cell
     """Sum of weighted binary cross-entropies over the labels that are known. float32 throughout.
 
     logits, labels: (images, classes). weights: (classes,). cell_mask: (images, classes) bool, False is unknown
-    whatever its label says.
+    whatever finite number its label holds.
     """
     known = torch.ones_like(logits, dtype=torch.bool) if cell_mask is None else cell_mask
-    target = labels.float() * known
     with torch.autocast(logits.device.type, enabled=False):
-        each = F.binary_cross_entropy_with_logits(logits.float(), target, weights.float(), reduction="none")
+        each = F.binary_cross_entropy_with_logits(logits.float(), labels.float(), weights.float(), reduction="none")
     return LossSum((each * known).sum(), known.sum().float())

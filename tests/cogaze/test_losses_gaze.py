@@ -106,7 +106,7 @@ def ragged_case(seed):
         "heatmap": heatmap,
         "sentence_image_index": index,
         "log_logit_scale": np.array(1.3),
-        "sentence_weight": rng.choice([0.0, 0.5, 1.0, 1.0], len(index)),
+        "sentence_weight": rng.choice([0.0, 0.2, 0.5, 1.0], len(index)),
         "patch_mask": rng.random((images, patches)) < 0.8,
     }
     return {key: torch.from_numpy(value) for key, value in case.items()}
