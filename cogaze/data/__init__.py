@@ -1,0 +1,1 @@
+"""Shards -> batches: epoch plan, random-access dataset, views that move image and gaze together, collation."""

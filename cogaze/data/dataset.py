@@ -1,0 +1,290 @@
+"""Random access to a folder of shards: a place in the plan -> one example.
+
+The index says where each member of a sample lies, so nothing is read but what an example needs: local shards
+through mmap, remote ones (any fsspec path) by byte range. Files are opened in the process that reads them.
+"""
+
+import json
+import mmap
+import os
+import struct
+import zipfile
+import zlib
+from collections import OrderedDict
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import fsspec  # type: ignore[import-untyped]
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from torch.utils.data import Dataset
+
+from cogaze.data.plan import PlanColumns, PlanItem
+from cogaze.data.transforms import ViewConfig, gaze_maps, view_draws, view_of
+from gazeprep.images import decode
+from gazeprep.maps import Grid
+from gazeprep.schema import CHEXPERT_LABELS, LABEL_ABSENT, InputError, Split
+from gazeprep.shards import ShardFolder, read_npz
+
+VIEWS = ("PA", "AP", "LATERAL", "UNK")
+VIEW_NUMBER = {"PA": 0, "AP": 1, "LATERAL": 2, "LL": 2}  # the rest is UNK
+SECTIONS = ("indication", "history", "comparison", "technique", "findings", "impression", "last_paragraph")
+READ_MEMBERS = ("image", "gaze", "json")  # maps are rendered
+OPEN_SHARDS = 64
+
+# What damaged bytes, or bytes of another shard, raise on their way to an example.
+DAMAGE = (OSError, ValueError, LookupError, TypeError, EOFError, struct.error, zipfile.BadZipFile, zlib.error)
+
+
+class CorruptSampleError(ValueError):
+    """A sample cannot be read; the message names its shard and key."""
+
+
+@dataclass(frozen=True, eq=False)
+class SampleTable:
+    """The rows of one split as plain arrays over its N samples, which worker processes share without copying.
+
+    key (N,) bytes. shard (N,) counts shard_names. start, length (N, 3): bytes of image, gaze and json in the shard.
+    view (N,) counts VIEWS. study_id (N,): equal for samples of one study, negative and unique without one.
+    labels (N, 14) int8 in the order of CHEXPERT_LABELS.
+    """
+
+    split: str
+    shard_names: tuple[str, ...]
+    key: npt.NDArray[np.bytes_]
+    shard: npt.NDArray[np.int32]
+    start: npt.NDArray[np.int64]
+    length: npt.NDArray[np.int64]
+    has_gaze: npt.NDArray[np.bool_]
+    view: npt.NDArray[np.int8]
+    study_id: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int8]
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+    def name(self, row: int) -> str:
+        """Return the key of a row."""
+        return str(self.key[row], "ascii")
+
+    def plan_columns(self) -> PlanColumns:
+        """Return what the epoch plan needs."""
+        keys = (key.decode("ascii") for key in self.key.tolist())
+        return PlanColumns.of(keys, (self.shard_names[i] for i in self.shard.tolist()), self.has_gaze)
+
+
+def read_table(root: str | Path, split: Split) -> SampleTable:
+    """Read a split's rows of the index of a local folder or an fsspec url.
+
+    Raises ValueError where there is no finished build, its schema version is another, or the split is empty.
+    """
+    rows = _read_index(str(root))
+    found = rows["split"].value_counts().to_dict()
+    rows = rows[rows["split"] == split].reset_index(drop=True)
+    if rows.empty:
+        held = ", ".join(f"{name} {count}" for name, count in sorted(found.items())) or "none"
+        raise ValueError(f"the shards hold no sample of split {split!r} (samples by split: {held}); choose another")
+    shard, shard_names = pd.factorize(rows["shard"])
+    views = [VIEW_NUMBER.get(view, len(VIEWS) - 1) for view in rows["view_position"]]
+    return SampleTable(
+        split=split,
+        shard_names=tuple(map(str, shard_names)),
+        key=rows["key"].to_numpy(dtype=np.bytes_),
+        shard=shard.astype(np.int32),
+        start=_columns(rows, "offset"),
+        length=_columns(rows, "length"),
+        has_gaze=rows["has_gaze"].to_numpy(dtype=np.bool_),
+        view=np.array(views, dtype=np.int8),
+        study_id=_study_ids(rows),
+        labels=np.stack(rows["labels"].to_list()).astype(np.int8),
+    )
+
+
+def _columns(rows: pd.DataFrame, what: str) -> npt.NDArray[np.int64]:
+    return rows[[f"{member}_{what}" for member in READ_MEMBERS]].to_numpy(dtype=np.int64)
+
+
+def _study_ids(rows: pd.DataFrame) -> npt.NDArray[np.int64]:
+    """Number the studies; a table's are its own, REFLACX's and EGD-CXR's are MIMIC's."""
+    own = rows["dataset"].where(rows["dataset"].str.startswith("table-"), "")
+    number = pd.factorize(own + "\0" + rows["study"])[0]
+    return np.where(rows["study"] == "", -1 - np.arange(len(rows)), number).astype(np.int64)
+
+
+def _read_index(root: str) -> pd.DataFrame:
+    if "://" not in root:
+        return ShardFolder(root).index
+    filesystem, path = fsspec.url_to_fs(root)
+    with TemporaryDirectory() as folder:
+        for name in ("dataset.json", "index.parquet"):
+            if filesystem.exists(f"{path}/{name}"):
+                filesystem.get_file(f"{path}/{name}", f"{folder}/{name}")
+        return ShardFolder(folder).index
+
+
+class ShardFiles:
+    """Byte ranges of the shards of a folder; keeps the latest shards open, in one process only."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = str(root)
+        self._process = 0
+        self._maps: OrderedDict[str, mmap.mmap] = OrderedDict()
+        self._remote: tuple[Any, str] | None = None  # filesystem and the folder's path in it
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"root": self.root}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["root"])  # type: ignore[misc]
+
+    def read(self, shard: str, start: int, length: int) -> bytes:
+        """Read bytes of a shard; raises ValueError where it is shorter than that."""
+        if self._process != os.getpid():  # remote filesystems do not survive a fork
+            self._maps, self._remote, self._process = OrderedDict(), None, os.getpid()
+        end = start + length
+        data = self._fetched(shard, start, end) if "://" in self.root else self._mapped(shard)[start:end]
+        if len(data) != length:
+            raise ValueError("the shard is shorter than its index says")
+        return data
+
+    def _mapped(self, shard: str) -> mmap.mmap:
+        if shard in self._maps:
+            self._maps.move_to_end(shard)
+            return self._maps[shard]
+        with (Path(self.root) / shard).open("rb") as file:
+            self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if len(self._maps) > OPEN_SHARDS:
+            self._maps.popitem(last=False)[1].close()
+        return self._maps[shard]
+
+    def _fetched(self, shard: str, start: int, end: int) -> bytes:
+        if self._remote is None:
+            self._remote = fsspec.url_to_fs(self.root)
+        filesystem, path = self._remote
+        return bytes(filesystem.cat_file(f"{path}/{shard}", start=start, end=end))
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """What becomes of a sample on its way to an example.
+
+    skip_corrupt: deliver a corrupt sample as a filler that is counted, instead of stopping the run.
+    max_corrupt_in_a_row: skipping more than this many one after another stops it all the same.
+    """
+
+    view: ViewConfig = field(default_factory=ViewConfig)
+    seed: int = 0
+    skip_corrupt: bool = False
+    max_corrupt_in_a_row: int = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One sample, loaded and seen through its view; a filler has no picture, no text and valid False.
+
+    pixels (H, W) uint8. patch_mask (P,) bool. maps (1 + S, P) float32: the whole reading, then each sentence;
+    (0, P) where no gaze is used. labels (14,) int8. fault: why a skipped sample could not be read, "" for none.
+    """
+
+    key: str
+    valid: bool
+    pixels: npt.NDArray[np.uint8]
+    patch_mask: npt.NDArray[np.bool_]
+    view_position: int
+    study_id: int
+    labels: npt.NDArray[np.int8]
+    sections: dict[str, str]
+    transcript: str
+    sentences: tuple[str, ...]
+    maps: npt.NDArray[np.float32]
+    fault: str = ""
+
+
+class ShardDataset(Dataset[Example]):
+    """The examples of one split, by place in the plan.
+
+    grid: patches (rows, cols) of the vision tower. Raises ValueError where the view's canvas is no multiple of it.
+    """
+
+    def __init__(self, root: str | Path, table: SampleTable, grid: Grid, config: DatasetConfig | None = None) -> None:
+        self.config = config or DatasetConfig()
+        self.table, self.grid = table, grid
+        self.files = ShardFiles(root)
+        size = self.config.view.size_px
+        if min(grid) < 1 or size % grid[0] or size % grid[1]:
+            raise ValueError(
+                f"a view of {size} px cannot be cut into {grid[0]} x {grid[1]} patches of whole pixels; set "
+                "view.size_px to the tower's patch size times its grid"
+            )
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, item: PlanItem) -> Example:
+        if not item.valid:
+            return self._filler(item.row)
+        try:
+            return self._example(item)
+        except DAMAGE as error:
+            fault = self._named(item.row, error)
+            if not self.config.skip_corrupt:
+                raise CorruptSampleError(
+                    f"{fault}; compare the shard's sha256 with dataset.json, copy or build it again, or skip such "
+                    "samples (skip_corrupt)"
+                ) from None
+            return replace(self._filler(item.row), fault=fault)
+
+    def _example(self, item: PlanItem) -> Example:
+        table, config = self.table, self.config
+        key = table.name(item.row)
+        record = json.loads(self._member(item.row, "json"))
+        if record["key"] != key:
+            raise ValueError("the shard holds another sample where its index says")
+        view = view_of(config.view, record, view_draws(config.seed, item.epoch, key))
+        maps = np.zeros((0, self.grid[0] * self.grid[1]), dtype=np.float32)
+        if item.use_gaze:
+            maps = gaze_maps(read_npz(self._member(item.row, "gaze")), record, view, self.grid)
+        return Example(
+            key=key,
+            valid=True,
+            pixels=view.draw(decode(self._member(item.row, "image"))),
+            patch_mask=view.patch_mask(self.grid),
+            view_position=int(table.view[item.row]),
+            study_id=int(table.study_id[item.row]),
+            labels=table.labels[item.row],
+            sections={name: record[name] for name in SECTIONS},
+            transcript=record["transcript"],
+            sentences=tuple(record["sentences"].split("\n")) if record["sentences"] else (),
+            maps=maps,
+        )
+
+    def _member(self, row: int, member: str) -> bytes:
+        table, column = self.table, READ_MEMBERS.index(member)
+        shard = table.shard_names[table.shard[row]]
+        return self.files.read(shard, int(table.start[row, column]), int(table.length[row, column]))
+
+    def _filler(self, row: int) -> Example:
+        """Fill a place: nothing of it counts, and no tower sees an input that it cannot take."""
+        size, patches = self.config.view.size_px, self.grid[0] * self.grid[1]
+        return Example(
+            key="" if row < 0 else self.table.name(row),
+            valid=False,
+            pixels=np.zeros((size, size), dtype=np.uint8),
+            patch_mask=np.ones(patches, dtype=np.bool_),
+            view_position=len(VIEWS) - 1,
+            study_id=row - len(self) if row < 0 else -1 - row,
+            labels=np.full(len(CHEXPERT_LABELS), LABEL_ABSENT, dtype=np.int8),
+            sections=dict.fromkeys(SECTIONS, ""),
+            transcript="",
+            sentences=(),
+            maps=np.zeros((0, patches), dtype=np.float32),
+        )
+
+    def _named(self, row: int, error: Exception) -> str:
+        shard = self.table.shard_names[self.table.shard[row]]
+        # The text of a foreign error may quote paths or a report; ours (and gazeprep's) never do.
+        why = str(error) if type(error) in (ValueError, InputError) else type(error).__name__
+        return f"sample {self.table.name(row)} of {shard} cannot be read: {why}"

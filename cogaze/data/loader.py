@@ -1,0 +1,98 @@
+"""Plan, dataset and collation as one stream of batches on the device, for one process of a run."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import torch
+from accelerate.data_loader import prepare_data_loader
+from torch.utils.data import DataLoader
+
+from cogaze.data.collate import Batch, Collate
+from cogaze.data.dataset import CorruptSampleError, ShardDataset
+from cogaze.data.plan import MicroBatches, PlanConfig, Position, Share
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """Processes that load ahead: their number (0 loads in the run's own process), batches each, pinned memory."""
+
+    workers: int = 0
+    prefetch: int = 2
+    pin_memory: bool = False
+
+    def __post_init__(self) -> None:
+        if self.workers < 0 or self.prefetch < 1:
+            raise ValueError(f"workers is {self.workers} and prefetch {self.prefetch}: at least 0 and at least 1")
+
+
+class Stream:
+    """This process's batches, epoch by epoch; `epoch` begins at any position.
+
+    The loader is not for `Accelerator.prepare`, which would share it out a second time.
+    """
+
+    def __init__(
+        self,
+        dataset: ShardDataset,
+        collate: Collate,
+        plan: PlanConfig,
+        share: Share | None = None,
+        workers: WorkerConfig | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        workers = workers or WorkerConfig()
+        self.dataset = dataset
+        self.batches = MicroBatches(dataset.table.plan_columns(), plan, share or Share())
+        self.skipped = 0
+        self._in_a_row = 0
+        if workers.workers:
+            cv2.setNumThreads(1)  # here, for its threads do not cross a fork: afterwards it would wait for them forever
+        ahead: dict[str, Any] = {"prefetch_factor": workers.prefetch, "persistent_workers": True}
+        loader = DataLoader(
+            dataset,
+            batch_sampler=self.batches,
+            collate_fn=collate,
+            num_workers=workers.workers,
+            pin_memory=workers.pin_memory,
+            generator=torch.Generator(),  # an iterator draws a seed; not from the run's own numbers
+            **(ahead if workers.workers else {}),
+        )
+        self._loader = prepare_data_loader(
+            loader,
+            device=torch.device(device),
+            num_processes=1,
+            process_index=0,
+            put_on_device=True,
+            dispatch_batches=False,
+            non_blocking=workers.pin_memory,
+        )
+
+    @property
+    def steps(self) -> int:
+        """Global batches in an epoch."""
+        return self.batches.steps
+
+    def epoch(self, position: Position | None = None) -> Iterator[Batch]:
+        """Deliver this process's micro-batches from a position to the end of its epoch.
+
+        Raises CorruptSampleError on a corrupt sample, or where more than a set number in a row had to be skipped.
+        """
+        self.batches.seek(position or Position())
+        for batch in self._loader:
+            self._count_faults(batch)
+            yield batch
+
+    def _count_faults(self, batch: Batch) -> None:
+        for valid, fault in zip(batch.valid.tolist(), batch.faults, strict=True):
+            if fault:
+                self.skipped += 1
+                self._in_a_row += 1
+            elif valid:
+                self._in_a_row = 0
+            if self._in_a_row > self.dataset.config.max_corrupt_in_a_row:
+                raise CorruptSampleError(
+                    f"{self._in_a_row} samples in a row had to be skipped, the last: {fault}; compare the shards' "
+                    "sha256 with dataset.json, copy or build them again"
+                )
