@@ -12,7 +12,7 @@ OUT ?= out/shards
 WORKERS ?= 0
 SUBJECTS ?= 200
 SEED ?= 0
-SYNTHETIC ?= out/synthetic
+SYNTHETIC ?= out/synthetic-$(SUBJECTS)-$(SEED)
 ARGS ?=
 
 .PHONY: help setup demo shards shards-real check test test-slow bench clean
@@ -44,9 +44,9 @@ ifeq ($(REFLACX)$(EGD)$(MIMIC)$(MIMIC_JPG),)
 	  --sources.reflacx $(SYNTHETIC)/reflacx --sources.egd $(SYNTHETIC)/egd-cxr \
 	  --sources.mimic $(SYNTHETIC)/mimic-cxr --sources.mimic_jpg $(SYNTHETIC)/mimic-cxr-jpg $(ARGS)
 else
-	$(BIN)/gazeprep build --out $(OUT) --workers $(WORKERS) \
-	  $(if $(REFLACX),--sources.reflacx $(REFLACX)) $(if $(EGD),--sources.egd $(EGD)) \
-	  $(if $(MIMIC),--sources.mimic $(MIMIC)) $(if $(MIMIC_JPG),--sources.mimic_jpg $(MIMIC_JPG)) $(ARGS)
+	$(BIN)/gazeprep build --out '$(OUT)' --workers $(WORKERS) \
+	  $(if $(REFLACX),--sources.reflacx '$(REFLACX)') $(if $(EGD),--sources.egd '$(EGD)') \
+	  $(if $(MIMIC),--sources.mimic '$(MIMIC)') $(if $(MIMIC_JPG),--sources.mimic_jpg '$(MIMIC_JPG)') $(ARGS)
 endif
 
 # NIH chest X-rays and OSIE fixations are looked for in REAL_DATA; Open-i reports come in a wheel that is read,
@@ -77,6 +77,7 @@ test-slow: setup ## the slow tests
 bench: setup ## ratios against what one would otherwise use, in one run
 	$(BIN)/python benchmarks/maps.py
 	$(BIN)/python benchmarks/build.py
+	$(BIN)/python benchmarks/losses.py
 
 clean: ## remove what make demo and make shards wrote into out/
 	rm -rf out

@@ -47,7 +47,7 @@ class BuildReport:
     rejected: int
     reasons: dict[str, int]
     noted: dict[str, int]
-    empty_sections: dict[str, int]  # samples whose report has no such section
+    empty: dict[str, int]  # samples whose report has no such section, readings without words
     shards: int
     rebuilt: int
 
@@ -130,7 +130,7 @@ def _finish(config: BuildConfig, inputs: Inputs, jobs: Sequence[Job], rebuilt: i
         for job, one in stats
         if one["rows"]
     ]
-    empty: Counter[str] = sum((Counter(one["empty_sections"]) for _, one in stats), Counter())
+    empty: Counter[str] = sum((Counter(one["empty"]) for _, one in stats), Counter())
     counts = _counts(inputs.noted, empty, rows, rejected)
     write_json(config.out / "dataset.json", _manifest(config, rows, shards, counts))
     return BuildReport(
@@ -139,7 +139,7 @@ def _finish(config: BuildConfig, inputs: Inputs, jobs: Sequence[Job], rebuilt: i
         rejected=len(rejected),
         reasons=counts["rejected_by_reason"],
         noted=inputs.noted,
-        empty_sections=counts["empty_sections"],
+        empty=counts["empty"],
         shards=len(shards),
         rebuilt=rebuilt,
     )
@@ -161,7 +161,7 @@ def _counts(
         "sentences": sum(row["sentences"] for row in rows),
         "subjects": len({row["subject"] for row in rows}),
         "noted": noted,
-        "empty_sections": dict(sorted(empty.items())),
+        "empty": dict(sorted(empty.items())),
     }
 
 

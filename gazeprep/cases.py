@@ -316,7 +316,7 @@ def _lacks(case: Case) -> list[str]:
     if case.report is None and not (own.findings or own.impression):
         lacks.append("inputs without report")
     if not case.view_position:
-        lacks.append("inputs without view position")
+        lacks.append("inputs without view position in a table")
     if not case.study_id:
         lacks.append("inputs without study id")
     if set(case.labels.values()) == {LABEL_ABSENT}:

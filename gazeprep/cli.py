@@ -128,7 +128,7 @@ def _print_report(report: BuildReport) -> None:
     show = _printer()
     for what, count in report.noted.items():
         show(f"noted: {count} x {what}")
-    show("empty sections: " + _listed(report.empty_sections))
+    show("empty: " + _listed(report.empty))
     for reason, count in report.reasons.items():
         show(f"rejected: {count} x {reason}")
     show(f"{report.shards} shards, {report.rebuilt} of them built now")
@@ -159,7 +159,7 @@ def _run_info(options: Namespace) -> None:
     if folder.manifest["synthetic"]:
         show("SYNTHETIC recordings: for trying things out, not for findings about people")
     show(f"inputs {counts['inputs']} = samples {counts['samples']} + rejected {counts['rejected']}")
-    for name in ("samples_by_split", "samples_by_dataset", "rejected_by_reason", "noted", "empty_sections"):
+    for name in ("samples_by_split", "samples_by_dataset", "rejected_by_reason", "noted", "empty"):
         show(f"{name}: " + _listed(counts[name]))
     show(f"with gaze {counts['samples_with_gaze']}, sentences {counts['sentences']}, subjects {counts['subjects']}")
     show(f"shards {len(folder.manifest['shards'])}, {sum(s['size'] for s in folder.manifest['shards'])} bytes")

@@ -9,8 +9,6 @@ from gazeprep.schema import BoolArray, Fixations, FloatArray, InputError, Rectan
 
 Unit = Literal["image_px", "image_fraction", "screen_px", "screen_fraction"]
 
-REFLACX_BUTTONS_PX: Rectangle = (10, 933, 650, 1122)  # on the 3840 x 2160 screen
-
 
 @dataclass(frozen=True)
 class Frame:

@@ -86,6 +86,15 @@ def image_size(ref: ImageRef) -> Size:
             return _dicom_size(pydicom.dcmread(file, stop_before_pixels=True))
 
 
+def view_position(ref: ImageRef) -> str:
+    """Return the view that a DICOM header states, such as PA, "" without one; raises InputError as read_image."""
+    if ref.kind != "dicom":
+        return ""
+    with _opened(ref) as file, _rejecting("image_corrupt", f"the DICOM header cannot be read; {_CURE}"):
+        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["ViewPosition"])
+        return str(header.get("ViewPosition") or "").strip().upper()
+
+
 def encode(image: GrayImage, format: ImageFormat, *, jpg_quality: int = 95) -> bytes:
     """Compress a uint8 image (rows, cols); the same pixels give the same bytes under one OpenCV version.
 

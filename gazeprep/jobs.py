@@ -47,7 +47,7 @@ LOCKED_PACKAGES = (
     "pylibjpeg-rle",
     "python-gdcm",
 )
-STATS_KEYS = {"fingerprint", "pictures", "rows", "rejected", "empty_sections", "size", "sha256"}
+STATS_KEYS = {"fingerprint", "pictures", "rows", "rejected", "empty", "size", "sha256"}
 INDEX_COLUMNS = set(INDEX_SCHEMA.names)
 ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
 # glibc gives the memory of every full-size picture back and faults it in anew, a quarter of the time
@@ -188,7 +188,7 @@ def _write_shard(job: Job, out: Path, config: SampleConfig, stored: dict[str, Pi
     return {
         "rows": [{"shard": job.shard, **row} for row in rows],
         "rejected": [asdict(one) for one in rejected],
-        "empty_sections": dict(empty),
+        "empty": dict(empty),
         "size": size if rows else 0,
         "sha256": digest if rows else "",
     }
@@ -207,7 +207,7 @@ def _samples(
             error.add_note(f"while making sample {case.key}")
             raise
         if isinstance(made, Sample):
-            empty.update(made.empty_sections)
+            empty.update(made.empty)
             yield made
         else:
             rejected.append(made)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gazeprep.fixations import Filters, mark_fixations
-from gazeprep.images import GrayImage, ImageFormat, Resize, encode, read_image, resize
+from gazeprep.images import GrayImage, ImageFormat, Resize, encode, read_image, resize, view_position
 from gazeprep.maps import render_batch
 from gazeprep.reports import Override, context, empty_sections
 from gazeprep.schema import (
@@ -115,6 +115,7 @@ def make_sample(
     `picture` is the case's stored picture from an earlier build, which spares decoding it again.
     """
     try:
+        case = case if case.view_position else replace(case, view_position=view_position(case.image))
         picture = picture or stored_picture(read_image(case.image), config.picture)
         recording = case.reading.load() if case.reading is not None else None
         text = case_context(case, override)
@@ -254,7 +255,9 @@ def pack(case: Case, picture: Picture, text: Context, gaze: Gaze | None, config:
         "maps": maps_member(maps),
         "json": json_member(record),
     }
-    return Sample(case.key, config.picture.format, members, index_row(case, gaze), empty_sections(text))
+    wordless = gaze is not None and not gaze.recording.words
+    empty = (*empty_sections(text), *(["words"] if wordless else []))
+    return Sample(case.key, config.picture.format, members, index_row(case, gaze), empty)
 
 
 def index_row(case: Case, gaze: Gaze | None) -> dict[str, Any]:

@@ -83,8 +83,8 @@ class Fixations:
     """The fixations of one reading of one image, as columns of equal length n.
 
     x_px, y_px (n,): points in image pixels, may lie off the image. start_s, end_s (n,): seconds; may overlap
-    other fixations; zero durations are legal. px_per_deg_x, px_per_deg_y (n,): image pixels per degree of
-    visual angle. shown (n, 4): the part of the image on the screen, edges left, top, right, bottom; None is
+    other fixations; zero durations are legal. px_per_deg_x, px_per_deg_y (n,) or one number: image pixels per
+    degree of visual angle. shown (n, 4): the part of the image on the screen, edges left, top, right, bottom; None is
     the whole image. screen (n, 4): where that part was drawn, edges in screen px. mark (n,): why a filter would
     leave the fixation out, "" for none.
     Raises InputError (a ValueError) on NaN, infinite values, negative durations, ragged columns.
@@ -129,7 +129,8 @@ class Fixations:
         for name in ("px_per_deg_x", "px_per_deg_y"):
             if getattr(self, name) is None:
                 continue
-            column = _column(name, getattr(self, name), length)
+            values = np.asarray(getattr(self, name))
+            column = _column(name, np.full(length, values) if values.ndim == 0 else values, length)
             bad = np.flatnonzero(column <= 0)
             if len(bad):
                 raise InputError(

@@ -81,7 +81,7 @@ class Sample:
     image_format: str
     members: dict[str, bytes]
     row: dict[str, Any]
-    empty_sections: tuple[str, ...] = ()  # of the report, for the build's counts
+    empty: tuple[str, ...] = ()  # sections of the report, or words, that are not there; for the build's counts
 
     def named_members(self) -> list[tuple[str, str, bytes]]:
         """Return (role, file name, bytes) of each member in the order of the tar."""

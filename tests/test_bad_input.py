@@ -146,7 +146,8 @@ MASTER = "egd-cxr/master_sheet.csv"
 STOPS = {
     "wrong REFLACX folder": (
         lambda own: other(own, "reflacx", "reflacx/main_data"),
-        "the REFLACX folder does not exist or holds no main_data/metadata_phase_{1,2,3}.csv; pass the folder that contains main_data",
+        "the REFLACX folder does not exist or holds no main_data/metadata_phase_{1,2,3}.csv; "
+        "pass the folder that contains main_data",
     ),
     "wrong EGD folder": (
         lambda own: other(own, "egd", "reflacx"),

@@ -98,7 +98,7 @@ def test_the_report_counts_what_the_index_holds(config_of, inline, out):
         rejected=2,
         reasons={"eye_tracking_discarded": 2},
         noted=folder.manifest["counts"]["noted"],
-        empty_sections=folder.manifest["counts"]["empty_sections"],
+        empty=folder.manifest["counts"]["empty"],
         shards=folder.index["shard"].nunique(),
         rebuilt=0,
     )

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from conftest import sources_of, tree
 
-from gazeprep.build import build
+from gazeprep.build import BuildConfig, build
 from gazeprep.cases import Sources, collect
 from gazeprep.samples import case_context
 from gazeprep.schema import CHEXPERT_LABELS, LABEL_ABSENT, Context, InputError
@@ -105,7 +105,7 @@ def test_images_without_any_table(untabled):
     inputs = collect(Sources(mimic=untabled))
     assert len(inputs.cases) == 19
     assert {case.split_origin for case in inputs.cases} == {"hash"}
-    assert inputs.noted["inputs without view position"] == 19
+    assert inputs.noted["inputs without view position in a table"] == 19
     assert [what for what in inputs.noted if what.startswith("no ")] == [
         "no MIMIC chexpert label table",
         "no MIMIC metadata table",
@@ -287,3 +287,11 @@ def test_gzipped_and_plain_tables_say_the_same(corpus, tmp_path):
         for root in (tmp_path / "jpg", corpus.mimic_cxr_jpg)
     ]
     assert keys[0] == keys[1]
+
+
+def test_a_dicom_header_tells_the_view_where_no_table_does(corpus, images, inline, tmp_path):
+    build(BuildConfig(out=tmp_path, sources=Sources(mimic=corpus.mimic_cxr)))
+    index = ShardFolder(tmp_path).index
+    told = dict(zip(images["dicom_id"], images["ViewPosition"], strict=True))
+    assert [told[dicom] for dicom in index["dicom"]] == list(index["view_position"])
+    assert "PA" in set(index["view_position"])

@@ -53,7 +53,7 @@ def test_build_says_what_it_did_and_then_what_it_kept_in_plain_lines(corpus, tmp
     assert said.endswith(
         "rejected: 2 x eye_tracking_discarded\n8 shards, 8 of them built now\ninputs 28 = samples 26 + rejected 2\n"
     )
-    assert "noted: 2 x inputs without view position\n" in said
+    assert "noted: 2 x inputs without view position in a table\n" in said
     assert [line.split(" ", 2)[:2] for line in progress.splitlines()] == [["shard", f"{i}/8"] for i in range(1, 9)]
     assert "train-00000: 4 samples, 0 rejected\n" in progress
     assert ESCAPE not in said + progress

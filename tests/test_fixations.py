@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from gazeprep import Fixations, InputError
+from gazeprep import Fixations, InputError, load_fixations
 from gazeprep.fixations import Filters, degrees_outside_shown, mark_fixations, on_image, overlap_s
 
 SIZE = (100, 80)
@@ -144,3 +144,22 @@ def test_filters_say_what_they_miss():
         mark_fixations(bare, Filters(outside_shown_deg=1), SIZE)
     with pytest.raises(ValueError, match="needs the screen rectangles"):
         mark_fixations(bare, Filters(buttons_px=(0, 0, 1, 1)), SIZE)
+
+
+def test_one_resolution_serves_all_fixations():
+    fixations = Fixations([1, 2], [1, 2], [0, 1], [1, 2], px_per_deg_x=30, px_per_deg_y=40.0)
+    np.testing.assert_array_equal(fixations.px_per_deg_y, [40, 40])
+
+
+@pytest.mark.parametrize(
+    ("format", "options", "message"),
+    [
+        ("egd", {}, "takes the options dicom_id and needs dicom_id; given: none"),
+        ("reflacx", {"frame": 1}, "takes the options none; given: frame"),
+        ("table", {"frame": "screen_px"}, "frame is 'screen_px'; give a gazeprep.Frame"),
+        ("csv", {}, "format 'csv' is unknown"),
+    ],
+)
+def test_wrong_options_of_load_fixations_are_named(tmp_path, format, options, message):
+    with pytest.raises(ValueError, match=message):
+        load_fixations(tmp_path / "fixations.csv", format, **options)

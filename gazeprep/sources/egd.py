@@ -23,6 +23,7 @@ from gazeprep.schema import (
 from gazeprep.sources.csv_table import bad_cell, folder_is_synthetic, numbers, read_table
 from gazeprep.transcripts import split_phrases
 
+BOXES_FILE = "bounding_boxes.csv"
 DATASET = "egd-cxr"
 SOURCE = "EGD-CXR 1.0.0"
 SIGMA_PX = 150.0  # the Gaussian of the published maps, in image px; the release has no px-per-degree
@@ -76,7 +77,7 @@ class EgdReading(Reading):
 
     def files(self) -> tuple[Path, ...]:
         """Return the transcript that `load` opens and the tables whose rows this reading holds."""
-        return (self._transcript_path, self.root / "fixations.csv", self.root / "bounding_boxes.csv")
+        return (self._transcript_path, self.root / "fixations.csv", self.root / BOXES_FILE)
 
     @property
     def _transcript_path(self) -> Path:
@@ -91,7 +92,7 @@ def readings(root: Path) -> tuple[EgdReading, ...]:
     master = _read_master(root)
     known = frozenset(master["dicom_id"])
     fixations = _fixations_by_id(root / "fixations.csv", known)
-    boxes = _read_boxes(root / "bounding_boxes.csv", known)
+    boxes = _read_boxes(root / BOXES_FILE, known)
     synthetic = folder_is_synthetic(root)
     found = []
     for row, record in enumerate(master.to_dict("records"), start=1):
@@ -137,8 +138,8 @@ def _read_master(root: Path) -> pd.DataFrame:
     if not path.exists():
         raise InputError(
             "wrong_folder",
-            "the EGD-CXR folder holds no master_sheet.csv; pass the folder that contains master_sheet.csv and "
-            "fixations.csv (on a mirror: physionet.org/files/egd-cxr/1.0.0)",
+            "the EGD-CXR folder does not exist or holds no master_sheet.csv; pass the folder that contains "
+            "master_sheet.csv and fixations.csv (on a mirror: physionet.org/files/egd-cxr/1.0.0)",
         )
     master = read_table(path, MASTER_COLUMNS, kind=MASTER, all_columns=True)
     master["dicom_id"] = master["dicom_id"].str.strip()

@@ -212,6 +212,8 @@ def _checked_roots(dicom_root: Path | None, jpg_root: Path | None) -> tuple[Path
 
 
 def _check_root(root: Path, name: str) -> None:
+    if root.is_file():
+        raise InputError("wrong_folder", f"{name} is given as a file; give the folder that holds it")
     if not root.is_dir():
         raise InputError("wrong_folder", f"the {name} folder does not exist; check its path for a typing error")
     if _is_root(root):

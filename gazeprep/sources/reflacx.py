@@ -84,8 +84,8 @@ def readings(root: Path) -> tuple[ReflacxReading, ...]:
     if not any(path.exists() for path in tables.values()):
         raise InputError(
             "wrong_folder",
-            "the REFLACX folder holds no main_data/metadata_phase_{1,2,3}.csv; pass the folder that contains "
-            "main_data (on a mirror: physionet.org/files/reflacx-xray-localization/1.0.0)",
+            "the REFLACX folder does not exist or holds no main_data/metadata_phase_{1,2,3}.csv; pass the folder "
+            "that contains main_data (on a mirror: physionet.org/files/reflacx-xray-localization/1.0.0)",
         )
     synthetic = folder_is_synthetic(root)
     found: list[ReflacxReading] = []

@@ -247,6 +247,10 @@ def read_fixations(
     reading_id or image_id choose it where the table holds several. image_size (width, height) is needed by
     every frame but image px. Raises InputError.
     """
+    if not isinstance(frame, Frame):
+        raise ValueError(
+            f"frame is {frame!r}; give a gazeprep.Frame, such as Frame(unit='image_px', base=1, time='ms')"
+        )
     _check_names(columns or {})
     table = _open(path, FIXATIONS, columns or {}, ())
     for name, wanted in (("reading_id", reading_id), ("image_id", image_id)):

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from gazeprep.synthetic.findings import DEVICES, Finding
-from gazeprep.synthetic.wording import Statement, finding_slots, phrase, statements
+from gazeprep.synthetic.wording import Statement, phrase, statements
 
 Form = Literal["full", "history", "last_paragraph", "empty_findings", "no_headers", "addendum", "both_contexts"]
 
@@ -163,12 +163,6 @@ def layout(sections: list[tuple[str, str]], form: Form) -> str:
 def multi_line_indication(report: Report) -> str:
     """Return the request as EGD's master sheet carries it: over several lines."""
     return report.context.replace(" // ", "\n// ").replace(" with ", " with\n", 1)
-
-
-def named_words(finding: Finding) -> tuple[str, ...]:
-    """Return the words by which a text identifies a finding, for tests."""
-    slots = finding_slots(finding)
-    return tuple(slots[name] for name in ("side", "zone") if slots[name])
 
 
 def _pick(rng: np.random.Generator, choices: tuple[str, ...]) -> str:

@@ -344,3 +344,23 @@ def test_missing_file_is_refused(tmp_path):
     assert_refused(
         lambda: reflacx.read_fixations(Path(tmp_path / "absent.csv")), "file_missing", "fixations.csv", root=tmp_path
     )
+
+
+@pytest.mark.parametrize(
+    ("file", "header", "row", "column"),
+    [
+        ("timestamps_transcription.csv", "word,timestamp_start_word,timestamp_end_word", "heart,3.0,2.0", "end_word"),
+        ("anomaly_location_ellipses.csv", "xmin,ymin,xmax,ymax,certainty,Nodule", "10,10,40,40,7.5,True", "certainty"),
+        ("anomaly_location_ellipses.csv", "xmin,ymin,xmax,ymax,certainty,Nodule", "50,10,40,40,3,True", "xmax"),
+        ("chest_bounding_box.csv", "xmin,ymin,xmax,ymax", "1,9,5,3", "ymax"),
+    ],
+)
+def test_impossible_cells_name_file_row_and_column(tmp_path, file, header, row, column):
+    (tmp_path / file).write_text(f"{header}\r\n{row}\r\n", newline="")
+    read = {
+        "timestamps_transcription.csv": lambda: reflacx.read_words(tmp_path / file),
+        "anomaly_location_ellipses.csv": lambda: reflacx._read_ellipses(tmp_path),
+        "chest_bounding_box.csv": lambda: reflacx._read_chest_box(tmp_path),
+    }[file]
+    with pytest.raises(InputError, match=rf"REFLACX {file}, row 1, column '\w*{column}"):
+        read()
