@@ -1,0 +1,182 @@
+"""Checkpoints of a run: weights, optimizer, schedule, average, random states, position, config, versions.
+
+A checkpoint is a folder of safetensors and json files. It is written under a hidden name and renamed after all
+processes have written their part, so a folder with a final name is whole, however the run ended.
+"""
+
+import json
+import platform
+import random
+import shutil
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+
+from cogaze.optim import MovingAverage, Schedule
+
+FOLDER = "checkpoints"
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+PACKAGES = ("gazeprep-cogaze", "torch", "accelerate", "transformers", "numpy")
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands: the next step of an epoch, steps done in all, skipped steps, the best validation loss."""
+
+    epoch: int = 0
+    step: int = 0
+    steps_done: int = 0
+    skipped: int = 0
+    best_loss: float = float("inf")
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What a checkpoint saves and restores; `average` is None without a moving average."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    average: MovingAverage | None
+
+
+def checkpoint_path(out: Path, position: Position) -> Path:
+    """Return the folder of the checkpoint at a position."""
+    return out / FOLDER / f"step-{position.steps_done:08d}"
+
+
+def latest_checkpoint(out: Path) -> Path | None:
+    """Return the newest whole checkpoint of a run, None where there is none."""
+    found = sorted((out / FOLDER).glob("step-[0-9]*"))
+    return found[-1] if found else None
+
+
+def save_checkpoint(
+    accelerator: Accelerator, out: Path, trained: Trained, position: Position, config: dict[str, Any], keep: int
+) -> Path:
+    """Write a checkpoint with all processes and keep the last `keep`; returns its folder."""
+    path = checkpoint_path(out, position)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    if accelerator.is_main_process:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+    accelerator.wait_for_everyone()
+    save_file(_random_state(), unfinished / f"random-{accelerator.process_index}.safetensors")
+    weights: dict[str, Any] = get_model_state_dict(trained.model, options=WHOLE)
+    moments: dict[str, Any] = get_optimizer_state_dict(trained.model, trained.optimizer, options=WHOLE)
+    if accelerator.is_main_process:
+        _save_main(unfinished, weights, moments, trained)
+        _save_state(unfinished, moments, trained, position, config, accelerator.num_processes)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        shutil.rmtree(path, ignore_errors=True)
+        unfinished.replace(path)
+        for old in sorted((out / FOLDER).glob("step-[0-9]*"))[:-keep]:
+            shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+    return path
+
+
+def load_checkpoint(accelerator: Accelerator, path: Path, trained: Trained, config: dict[str, Any]) -> Position:
+    """Restore everything from a checkpoint; raises ValueError where it was written under another config.
+
+    Random states are restored where the number of processes is the same.
+    """
+    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    different = sorted(name for name in config if config[name] != state["config"].get(name))
+    if different:
+        raise ValueError(
+            f"checkpoint {path.name} was written with another {', '.join(different)}; resume with its own config "
+            "(config.yaml beside the checkpoints), or name another out"
+        )
+    weights: dict[str, Any] = load_file(path / "model.safetensors")
+    set_model_state_dict(trained.model, weights, options=WHOLE)
+    moments: dict[str, Any] = {
+        "state": _nested(load_file(path / "optimizer.safetensors")),
+        "param_groups": state["optimizer_groups"],
+    }
+    set_optimizer_state_dict(trained.model, trained.optimizer, moments, options=WHOLE)
+    trained.schedule.load_state_dict(state["schedule"])
+    if trained.average is not None:
+        trained.average.shadow = load_file(path / "average.safetensors")
+    if state["processes"] == accelerator.num_processes:
+        _restore_random(load_file(path / f"random-{accelerator.process_index}.safetensors"))
+    return Position(**state["position"])
+
+
+def _save_main(folder: Path, weights: dict[str, Any], moments: dict[str, Any], trained: Trained) -> None:
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / "model.safetensors")
+    flat = {
+        f"{parameter}|{moment}": tensor.contiguous()
+        for parameter, state in moments["state"].items()
+        for moment, tensor in state.items()
+    }
+    save_file(flat, folder / "optimizer.safetensors")
+    if trained.average is not None:
+        save_file(trained.average.shadow, folder / "average.safetensors")
+
+
+def _save_state(
+    folder: Path,
+    moments: dict[str, Any],
+    trained: Trained,
+    position: Position,
+    config: dict[str, Any],
+    processes: int,
+) -> None:
+    state = {
+        "position": asdict(position),
+        "schedule": trained.schedule.state_dict(),
+        "optimizer_groups": moments["param_groups"],
+        "processes": processes,
+        "config": config,
+        "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+    }
+    (folder / "state.json").write_text(json.dumps(state, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _nested(flat: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    nested: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in flat.items():
+        parameter, moment = name.rsplit("|", 1)
+        nested.setdefault(parameter, {})[moment] = tensor
+    return nested
+
+
+def _random_state() -> dict[str, Tensor]:
+    """The states of torch's, numpy's and Python's generators as integers, without pickle."""
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002 - libraries draw from the global generator
+    assert kind == "MT19937"
+    found = {
+        "torch": torch.get_rng_state(),
+        "numpy_keys": torch.from_numpy(np.asarray(keys, dtype=np.int64)),
+        "numpy_rest": torch.tensor([float(value) for value in rest], dtype=torch.float64),
+        "python": torch.tensor(random.getstate()[1], dtype=torch.int64),
+    }
+    if torch.cuda.is_available():
+        found["cuda"] = torch.cuda.get_rng_state()
+    return found
+
+
+def _restore_random(state: dict[str, Tensor]) -> None:
+    torch.set_rng_state(state["torch"])
+    position, has_gauss, gauss = state["numpy_rest"].tolist()
+    keys = state["numpy_keys"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", keys, int(position), int(has_gauss), gauss))  # noqa: NPY002
+    random.setstate((3, tuple(state["python"].tolist()), None))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

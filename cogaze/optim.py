@@ -1,0 +1,131 @@
+"""Optimizer, learning-rate schedules and the moving average of weights."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW and its schedule; the defaults are CoGaze's published ones.
+
+    schedule: "plateau" multiplies the rate by plateau_factor after plateau_patience validations without a lower
+    loss; "cosine" warms up over warmup_share of all steps and falls to 0; "constant". clip_norm: largest gradient
+    norm, 0 for none. ema_decay: of the moving average of weights, 0 for none.
+    """
+
+    lr: float = 5e-5
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip_norm: float = 1.0
+    schedule: Literal["plateau", "cosine", "constant"] = "plateau"
+    warmup_share: float = 0.1
+    plateau_factor: float = 0.1
+    plateau_patience: int = 10
+    ema_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise ValueError(f"optim.lr is {self.lr}, must be positive")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"optim.ema_decay is {self.ema_decay}, must be at least 0 and below 1")
+        if not 0 <= self.warmup_share < 1:
+            raise ValueError(f"optim.warmup_share is {self.warmup_share}, must be at least 0 and below 1")
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """Return AdamW over the parameters that are trained; matrices decay, vectors and scalars do not."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trained:
+        raise ValueError("the model has no parameter to train; unfreeze a tower")
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr, betas=config.betas)
+
+
+class Schedule:
+    """The learning rate of every step; `step` after each optimizer step, `validated` after each validation."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, config: OptimConfig, total_steps: int) -> None:
+        self._optimizer, self._config, self._total = optimizer, config, max(total_steps, 1)
+        self._done = 0
+        self._plateau = None
+        if config.schedule == "plateau":
+            self._plateau = ReduceLROnPlateau(optimizer, factor=config.plateau_factor, patience=config.plateau_patience)
+        self._apply()
+
+    @property
+    def lr(self) -> float:
+        """The rate of the next step."""
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    def step(self) -> None:
+        """Count one optimizer step."""
+        self._done += 1
+        self._apply()
+
+    def validated(self, loss: float) -> None:
+        """Take note of a validation loss."""
+        if self._plateau is not None:
+            self._plateau.step(loss)
+
+    def state_dict(self) -> dict[str, float]:
+        """Return plain numbers."""
+        state: dict[str, float] = {"done": self._done}
+        if self._plateau is not None:
+            state |= {"best": float(self._plateau.best), "bad": self._plateau.num_bad_epochs, "lr": self.lr}
+        return state
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Go on from the numbers of state_dict."""
+        self._done = int(state["done"])
+        if self._plateau is not None:
+            self._plateau.best, self._plateau.num_bad_epochs = state["best"], int(state["bad"])
+            self._set(state["lr"])
+        self._apply()
+
+    def _apply(self) -> None:
+        if self._config.schedule == "cosine":
+            share = cosine_share(self._done, self._total, self._config.warmup_share)
+            self._set(self._config.lr * share)
+
+    def _set(self, lr: float) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+
+
+def cosine_share(step: int, total: int, warmup_share: float) -> float:
+    """Share of the full rate at a step: linear warm-up, then half a cosine down to 0."""
+    warmup = round(total * warmup_share)
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * min((step - warmup) / max(total - warmup, 1), 1.0)))
+
+
+class MovingAverage:
+    """The exponential moving average of the trained weights."""
+
+    def __init__(self, parameters: Iterable[tuple[str, Tensor]], decay: float) -> None:
+        self.decay = decay
+        self.shadow = {name: parameter.detach().clone() for name, parameter in parameters}
+
+    @torch.no_grad()
+    def update(self, parameters: Iterable[tuple[str, Tensor]]) -> None:
+        """Move the average towards the weights of this step."""
+        for name, parameter in parameters:
+            self.shadow[name].lerp_(parameter.detach(), 1 - self.decay)
+
+    @torch.no_grad()
+    def swap(self, parameters: Iterable[tuple[str, Tensor]]) -> None:
+        """Exchange the average with the weights; a second call puts them back."""
+        for name, parameter in parameters:
+            weights = parameter.detach().clone()
+            parameter.copy_(self.shadow[name])
+            self.shadow[name].copy_(weights)
