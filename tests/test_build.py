@@ -350,6 +350,7 @@ class Running:
             [*command, *options, *sources],
             env={**os.environ, MARK: self.mark},
             start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # also where a runner ignores it
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
