@@ -1,0 +1,97 @@
+"""The configuration of a run: it nests each module's own, is read from YAML with dotted overrides, and is strict."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from cogaze.data.collate import CollateConfig
+from cogaze.data.dataset import DatasetConfig
+from cogaze.data.loader import WorkerConfig
+from cogaze.data.plan import PlanConfig
+from cogaze.objectives import ObjectiveConfig
+from cogaze.optim import OptimConfig
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The towers (folders, or names on a hub) and the sizes of what is new; the defaults are CoGaze's published ones.
+
+    tokenizer: a folder or name, "" for the text tower's own. text_layers: how many layers of the text tower to keep,
+    0 for all. tuned_blocks: of the vision tower, from its end; the rest is frozen. mask_padding: False averages and
+    attends to padding, as published.
+    """
+
+    vision: str = "microsoft/rad-dino"
+    text: str = "microsoft/BiomedVLP-CXR-BERT-specialized"
+    tokenizer: str = "distilgpt2"
+    text_layers: int = 6
+    tuned_blocks: int = 0
+    hidden_size: int = 768
+    projector_hidden_size: int = 1536
+    perceiver_depth: int = 3
+    perceiver_latents: int = 128
+    perceiver_heads: int = 8
+    perceiver_dim_head: int = 64
+    sentence_pooling: Literal["first", "mean"] = "first"
+    mask_padding: bool = True
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """The course of a run.
+
+    epochs: to train; max_steps ends it earlier, 0 does not. accumulation: micro-batches of a process per step.
+    negatives: "window" contrasts a sample with the whole global batch (two passes where it has several
+    micro-batches), "micro" with its own micro-batch over all processes. precision: of the forward pass.
+    validate_every, save_every: steps, 0 for once an epoch. keep: latest checkpoints. max_nonfinite: steps in all
+    whose loss may be NaN or infinite and is skipped, before the run stops. compile: torch.compile.
+    """
+
+    epochs: int = 50
+    max_steps: int = 0
+    accumulation: int = 1
+    negatives: Literal["window", "micro"] = "window"
+    precision: Literal["no", "bf16", "fp16"] = "bf16"
+    validate_every: int = 0
+    save_every: int = 0
+    keep: int = 2
+    max_nonfinite: int = 0
+    compile: bool = False
+    tracker: Literal["tensorboard", "none"] = "tensorboard"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("accumulation", 1), ("keep", 1), ("max_nonfinite", 0), ("max_steps", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"fit.{name} is {getattr(self, name)}, must be at least {least}")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: what it reads, what it trains, how, and where it writes."""
+
+    out: Path
+    shards: str
+    model: ModelConfig = field(default_factory=ModelConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
+    data: DatasetConfig = field(default_factory=DatasetConfig)
+    collate: CollateConfig = field(default_factory=CollateConfig)
+    workers: WorkerConfig = field(default_factory=WorkerConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+
+    def resolved(self) -> dict[str, Any]:
+        """Return everything that a run's numbers depend on as plain json: not where it reads and writes."""
+        values = asdict(self)
+        for name in ("out", "shards", "workers"):
+            del values[name]
+        return _plain(values)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value

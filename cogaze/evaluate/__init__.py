@@ -1,0 +1,1 @@
+"""Arrays to the numbers that papers print, and the tasks that make them."""

@@ -1,0 +1,65 @@
+"""Small untrained towers and a tokenizer of one's own texts, as folders: for demos and tests without a hub."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import BertConfig, BertModel, Dinov2Config, Dinov2Model, PreTrainedTokenizerFast
+
+from cogaze.data.collate import PUBLISHED_TOKENS, ROLES
+
+
+@dataclass(frozen=True)
+class TinyTowers:
+    """Sizes of the towers: the image in px, its patches, width and depth of both transformers."""
+
+    image_px: int = 112
+    patch_px: int = 14
+    width: int = 64
+    layers: int = 2
+    vocabulary: int = 1500
+    seed: int = 0
+
+
+def write_tiny_towers(out: Path, texts: Iterable[str], sizes: TinyTowers | None = None) -> None:
+    """Write `out`/vision and `out`/text, random, with a WordPiece tokenizer trained on the texts in the latter."""
+    sizes = sizes or TinyTowers()
+    tokenizer = _tokenizer(texts, sizes.vocabulary)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(sizes.seed)
+        vision = Dinov2Model(
+            Dinov2Config(
+                hidden_size=sizes.width,
+                num_hidden_layers=sizes.layers,
+                num_attention_heads=4,
+                image_size=sizes.image_px,
+                patch_size=sizes.patch_px,
+            )
+        )
+        text = BertModel(
+            BertConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=sizes.width,
+                num_hidden_layers=sizes.layers,
+                num_attention_heads=4,
+                intermediate_size=2 * sizes.width,
+                max_position_embeddings=320,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )
+    vision.save_pretrained(out / "vision")
+    text.save_pretrained(out / "text")
+    tokenizer.save_pretrained(out / "text")
+
+
+def _tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocabulary, special_tokens=["[UNK]", *PUBLISHED_TOKENS], show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", **ROLES)
