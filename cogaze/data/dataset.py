@@ -23,8 +23,8 @@ import pandas as pd
 from torch.utils.data import Dataset
 
 from cogaze.data.plan import PlanColumns, PlanItem
-from cogaze.data.transforms import ViewConfig, gaze_maps, view_draws, view_of
-from gazeprep.images import decode
+from cogaze.data.transforms import GazeColumns, Record, ViewConfig, gaze_maps, view_draws, view_of
+from gazeprep.images import GrayImage, decode
 from gazeprep.maps import Grid
 from gazeprep.schema import CHEXPERT_LABELS, LABEL_ABSENT, InputError, Split
 from gazeprep.shards import ShardFolder, read_npz
@@ -203,6 +203,15 @@ class Example:
     fault: str = ""
 
 
+@dataclass(frozen=True, eq=False)
+class Members:
+    """What a sample's files hold: the json, the stored picture, the columns of gaze (None where it is not used)."""
+
+    record: Record
+    picture: GrayImage
+    gaze: GazeColumns | None
+
+
 class ShardDataset(Dataset[Example]):
     """The examples of one split, by place in the plan.
 
@@ -227,7 +236,7 @@ class ShardDataset(Dataset[Example]):
         if not item.valid:
             return self._filler(item.row)
         try:
-            return self._example(item)
+            return self.example(item, self._members(item))
         except DAMAGE as error:
             fault = self._named(item.row, error)
             if not self.config.skip_corrupt:
@@ -237,20 +246,18 @@ class ShardDataset(Dataset[Example]):
                 ) from None
             return replace(self._filler(item.row), fault=fault)
 
-    def _example(self, item: PlanItem) -> Example:
-        table, config = self.table, self.config
+    def example(self, item: PlanItem, members: Members) -> Example:
+        """Draw a sample's view and, where its gaze is used, render its maps."""
+        table, config, record = self.table, self.config, members.record
         key = table.name(item.row)
-        record = json.loads(self._member(item.row, "json"))
-        if record["key"] != key:
-            raise ValueError("the shard holds another sample where its index says")
         view = view_of(config.view, record, view_draws(config.seed, item.epoch, key))
         maps = np.zeros((0, self.grid[0] * self.grid[1]), dtype=np.float32)
-        if item.use_gaze:
-            maps = gaze_maps(read_npz(self._member(item.row, "gaze")), record, view, self.grid)
+        if members.gaze is not None:
+            maps = gaze_maps(members.gaze, record, view, self.grid)
         return Example(
             key=key,
             valid=True,
-            pixels=view.draw(decode(self._member(item.row, "image"))),
+            pixels=view.draw(members.picture),
             patch_mask=view.patch_mask(self.grid),
             view_position=int(table.view[item.row]),
             study_id=int(table.study_id[item.row]),
@@ -261,7 +268,14 @@ class ShardDataset(Dataset[Example]):
             maps=maps,
         )
 
-    def _member(self, row: int, member: str) -> bytes:
+    def _members(self, item: PlanItem) -> Members:
+        record = json.loads(self._read(item.row, "json"))
+        if record["key"] != self.table.name(item.row):
+            raise ValueError("the shard holds another sample where its index says")
+        gaze = read_npz(self._read(item.row, "gaze")) if item.use_gaze else None
+        return Members(record, decode(self._read(item.row, "image")), gaze)
+
+    def _read(self, row: int, member: str) -> bytes:
         table, column = self.table, READ_MEMBERS.index(member)
         shard = table.shard_names[table.shard[row]]
         return self.files.read(shard, int(table.start[row, column]), int(table.length[row, column]))

@@ -13,6 +13,10 @@ from cogaze.data.collate import Batch, Collate
 from cogaze.data.dataset import CorruptSampleError, ShardDataset
 from cogaze.data.plan import MicroBatches, PlanConfig, Position, Share
 
+# OpenCV's threads do not cross a fork, and a forked process that changes their number waits for them for ever: so
+# there are none from the start. Workers are what loads in parallel.
+cv2.setNumThreads(1)
+
 
 @dataclass(frozen=True)
 class WorkerConfig:
@@ -47,8 +51,6 @@ class Stream:
         self.batches = MicroBatches(dataset.table.plan_columns(), plan, share or Share())
         self.skipped = 0
         self._in_a_row = 0
-        if workers.workers:
-            cv2.setNumThreads(1)  # here, for its threads do not cross a fork: afterwards it would wait for them forever
         ahead: dict[str, Any] = {"prefetch_factor": workers.prefetch, "persistent_workers": True}
         loader = DataLoader(
             dataset,
