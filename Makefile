@@ -78,6 +78,7 @@ bench: setup ## ratios against what one would otherwise use, in one run
 	$(BIN)/python benchmarks/maps.py
 	$(BIN)/python benchmarks/build.py
 	$(BIN)/python benchmarks/losses.py
+	$(BIN)/python benchmarks/streaming.py
 
 clean: ## remove what make demo and make shards wrote into out/
 	rm -rf out
