@@ -2,7 +2,11 @@
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import gammaln
 from scipy.stats import rankdata
+
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
 
 
 def auroc(
@@ -23,3 +27,46 @@ def auroc(
             above = ranks[positive].sum() - n_positive * (n_positive + 1) / 2
             areas[column] = above / (n_positive * n_negative)
     return areas
+
+
+def first_hit_ranks(similarity: npt.NDArray[np.floating], hits: BoolArray) -> FloatArray:
+    """Rank (queries,), from 1, of each query's most similar hit; candidates that tie with it count half.
+
+    similarity, hits: (queries, candidates); every query has a hit.
+    """
+    best = np.where(hits, similarity, -np.inf).max(axis=1, keepdims=True)
+    above = (~hits & (similarity > best)).sum(axis=1)
+    tied = (~hits & (similarity == best)).sum(axis=1)
+    return np.asarray(1 + above + tied / 2, dtype=np.float64)
+
+
+def chance_recall(hits: BoolArray, k: int) -> float:
+    """Expected share of queries with a hit among the first k of a random order, 1 - C(n - hits, k) / C(n, k).
+
+    hits: (queries, candidates).
+    """
+    n, miss = hits.shape[1], (~hits).sum(axis=1)
+    if k >= n:
+        return 1.0
+    never = gammaln(miss + 1) - gammaln(np.maximum(miss - k, 0) + 1) - gammaln(n + 1) + gammaln(n - k + 1)
+    return float(np.mean(1 - np.where(miss >= k, np.exp(never), 0.0)))
+
+
+def chance_rank(hits: BoolArray) -> float:
+    """Median over queries of the first hit's expected rank in a random order, (n + 1) / (hits + 1)."""
+    return float(np.median((hits.shape[1] + 1) / (hits.sum(axis=1) + 1)))
+
+
+def nss(saliency: npt.NDArray[np.floating], gaze: npt.NDArray[np.floating], shown: BoolArray) -> FloatArray:
+    """Normalised scanpath saliency (rows,): the mean under the gaze of saliency in standard deviations.
+
+    All (rows, cells). gaze: how much of the looking fell into each cell, of any scale. Only shown cells count, also
+    for mean and deviation. 0 is a map that knows nothing; NaN where there is no gaze or the map is flat.
+    """
+    cells = shown.sum(axis=1, keepdims=True)
+    centred = np.where(shown, saliency - (saliency * shown).sum(axis=1, keepdims=True) / cells, 0.0)
+    deviation = np.sqrt((centred**2).sum(axis=1) / cells[:, 0])
+    mass = (gaze * shown).sum(axis=1)
+    known = (deviation > 0) & (mass > 0)
+    scale = np.where(known, deviation * mass, 1.0)
+    return np.where(known, (centred * gaze * shown).sum(axis=1) / scale, np.nan)

@@ -1,0 +1,85 @@
+"""Where a sentence looks in its image, against where the reader looked."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cogaze.data.collate import Batch
+from cogaze.evaluate.metrics import BoolArray, FloatArray, nss
+from cogaze.models.cogaze import CoGazeOutput
+
+
+@dataclass(frozen=True, eq=False)
+class Spoken:
+    """S spoken sentences over P patches: attention, gaze (S, P), shown (S, P), the image of each (S,)."""
+
+    attention: FloatArray
+    gaze: FloatArray
+    shown: BoolArray
+    image: FloatArray
+
+    @classmethod
+    def joined(cls, parts: list[Self], images: list[int]) -> Self:
+        """Put batches of `images` images each behind one another."""
+        offsets = np.cumsum([0, *images[:-1]])
+        return cls(
+            attention=np.concatenate([part.attention for part in parts]),
+            gaze=np.concatenate([part.gaze for part in parts]),
+            shown=np.concatenate([part.shown for part in parts]),
+            image=np.concatenate([part.image + offset for part, offset in zip(parts, offsets, strict=True)]),
+        )
+
+
+def sentence_attention(output: CoGazeOutput, batch: Batch) -> Tensor:
+    """Softmax (S, P) over an image's shown patches of scaled cosine with each of its sentences, as the loss has it."""
+    patches = F.normalize(output.patch_features[:, 1:].float(), dim=-1)
+    sentences = F.normalize(output.sentence_embed.float(), dim=-1)
+    cosine = torch.einsum("spd,sd->sp", patches[batch.sentence_image], sentences)
+    logits = output.logit_scale_gaze.float().exp() * cosine
+    return logits.masked_fill(~batch.patch_mask[batch.sentence_image], -torch.inf).softmax(dim=-1)
+
+
+def spoken(attention: Tensor, batch: Batch) -> Spoken:
+    """Keep the sentences that have gaze; an image's last row is its whole transcript and is left out."""
+    image = batch.sentence_image
+    whole = torch.ones_like(image, dtype=torch.bool)
+    whole[:-1] = image[:-1] != image[1:]
+    keep = (batch.sentence_weight > 0) & ~whole & (batch.heatmap.sum(dim=1) > 0)
+    return Spoken(
+        attention=attention[keep].double().cpu().numpy(),
+        gaze=batch.heatmap[keep].double().cpu().numpy(),
+        shown=batch.patch_mask[image[keep]].cpu().numpy(),
+        image=image[keep].double().cpu().numpy(),
+    )
+
+
+def agreement(held_out: Spoken, trained_on: Spoken) -> dict[str, float]:
+    """Mean NSS of the attention to each sentence, and of what has to be beaten.
+
+    `mean gaze` is the mean map of the training sentences, which knows no sentence; `other sentence` the attention to
+    the next sentence of the same image, against this one's gaze. A map that knows nothing has 0.
+    """
+    average = np.broadcast_to(trained_on.gaze.mean(axis=0), held_out.gaze.shape)
+    following = _next_of_same(held_out.image)
+    other = following >= 0
+    return {
+        "sentence NSS": float(np.nanmean(nss(held_out.attention, held_out.gaze, held_out.shown))),
+        "sentence NSS of the mean gaze map": float(np.nanmean(nss(average, held_out.gaze, held_out.shown))),
+        "sentence NSS of another sentence": float(
+            np.nanmean(nss(held_out.attention[following[other]], held_out.gaze[other], held_out.shown[other]))
+        ),
+    }
+
+
+def _next_of_same(image: FloatArray) -> FloatArray:
+    """Give each sentence's next one of the same image, the first after the last; -1 for an only one."""
+    following = np.full(len(image), -1)
+    for number in np.unique(image):
+        own = np.flatnonzero(image == number)
+        if len(own) > 1:
+            following[own] = np.roll(own, -1)
+    return following
