@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from dataclasses import fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,11 @@ def _stopped(command: str, text: str, code: int) -> int:
 
 
 def _parser() -> ArgumentParser:
-    parser = _new_parser(prog="gazeprep", description="Eye-tracking recordings, radiographs and reports to shards.")
+    parser = _new_parser(
+        prog="gazeprep",
+        description="Eye-tracking recordings, radiographs and reports to shards.",
+        version=version("gazeprep-cogaze"),
+    )
     commands = parser.add_subcommands(dest="command")
     commands.add_subcommand("synth", _synth_parser(), help="write recordings with a known answer")
     commands.add_subcommand("build", _build_parser(), help="build shards from source folders")

@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import cv2
@@ -351,3 +352,10 @@ def test_the_manifest_is_readable_json_without_paths(shards, corpus):
         "reason",
         "detail",
     ]
+
+
+def test_the_version_is_the_packages(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert version("gazeprep-cogaze") in capsys.readouterr().out
