@@ -82,9 +82,15 @@ class Stream:
         Raises CorruptSampleError on a corrupt sample, or where more than a set number in a row had to be skipped.
         """
         self.batches.seek(position or Position())
-        for batch in self._loader:
-            self._count_faults(batch)
-            yield batch
+        try:
+            for batch in self._loader:
+                self._count_faults(batch)
+                yield batch
+        except CorruptSampleError as error:
+            # From a worker it comes inside the text of its traceback. Its frames would keep the workers in a cycle,
+            # whose collection waits in vain for them, 5 s each.
+            error.__traceback__ = None
+            raise CorruptSampleError(str(error).rpartition("CorruptSampleError: ")[2].strip()) from None
 
     def _count_faults(self, batch: Batch) -> None:
         for valid, fault in zip(batch.valid.tolist(), batch.faults, strict=True):

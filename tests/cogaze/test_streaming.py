@@ -219,7 +219,7 @@ def damaged(shards, tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_corrupt_sample_stops_the_run_by_shard_and_key(damaged, collate, workers):
-    with pytest.raises(CorruptSampleError, match=r"sample [a-z0-9-]+ of train/train-00000.tar cannot be read"):
+    with pytest.raises(CorruptSampleError, match=r"^sample [a-z0-9-]+ of train/train-00000.tar cannot be read"):
         list(stream_of(damaged, collate, workers=workers).epoch())
 
 
