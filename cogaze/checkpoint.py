@@ -1,7 +1,8 @@
 """Checkpoints of a run: weights, optimizer, schedule, average, random states, position, config, versions.
 
 A checkpoint is a folder of safetensors and json files. It is written under a hidden name and renamed after all
-processes have written their part, so a folder with a final name is whole, however the run ended.
+processes have written their part, so a folder with a final name is whole, however the run ended. All processes of
+a run see the same folder.
 """
 
 import json
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import set_seed
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
@@ -31,6 +33,15 @@ from cogaze.optim import MovingAverage, Schedule
 FOLDER = "checkpoints"
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 PACKAGES = ("gazeprep-cogaze", "torch", "accelerate", "transformers", "numpy")
+# What a run may go on with: how far and how often, not what it learns from. Processes times micro-batches may be
+# cut otherwise, the global batch is the same.
+MAY_CHANGE = frozenset(
+    f"fit.{name}"
+    for name in (
+        "epochs", "max_steps", "accumulation", "validate_every", "save_every", "keep", "max_nonfinite", "compile",
+        "tracker",
+    )
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,12 +57,13 @@ class Position:
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What a checkpoint saves and restores; `average` is None without a moving average."""
+    """What a checkpoint saves and restores; `average` without a moving average and `scaler` without fp16 are None."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     average: MovingAverage | None
+    scaler: torch.amp.GradScaler | None = None
 
 
 def checkpoint_path(out: Path, position: Position) -> Path:
@@ -70,9 +82,10 @@ def save_checkpoint(
 ) -> Path:
     """Write a checkpoint with all processes and keep the last `keep`; returns its folder."""
     path = checkpoint_path(out, position)
-    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished = hidden(path)
     if accelerator.is_main_process:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        for leftover in path.parent.glob(hidden(path.with_name("*")).name):
+            shutil.rmtree(leftover)
         unfinished.mkdir(parents=True)
     accelerator.wait_for_everyone()
     save_file(_random_state(), unfinished / f"random-{accelerator.process_index}.safetensors")
@@ -83,25 +96,44 @@ def save_checkpoint(
         _save_state(unfinished, moments, trained, position, config, accelerator.num_processes)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        shutil.rmtree(path, ignore_errors=True)
-        unfinished.replace(path)
-        for old in sorted((out / FOLDER).glob("step-[0-9]*"))[:-keep]:
-            shutil.rmtree(old)
+        publish(unfinished, path)
+        for old in sorted(path.parent.glob("step-[0-9]*"))[:-keep]:
+            discard(old)
     accelerator.wait_for_everyone()
     return path
+
+
+def hidden(path: Path) -> Path:
+    """Return the name under which a folder is written or removed."""
+    return path.with_name(f".{path.name}.unfinished")
+
+
+def publish(unfinished: Path, path: Path) -> None:
+    """Give a folder its final name, in place of one that has it."""
+    replaced = path.with_name(f".{path.name}.replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    if path.exists():
+        path.replace(replaced)
+    unfinished.replace(path)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def discard(path: Path) -> None:
+    """Remove a folder, which loses its name before its first file."""
+    shutil.rmtree(path.replace(hidden(path)))
 
 
 def load_checkpoint(accelerator: Accelerator, path: Path, trained: Trained, config: dict[str, Any]) -> Position:
     """Restore everything from a checkpoint; raises ValueError where it was written under another config.
 
-    Random states are restored where the number of processes is the same.
+    Random states are restored where the number of processes is the same, else each process draws anew.
     """
     state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    different = sorted(name for name in config if config[name] != state["config"].get(name))
+    different = differences(state["config"], config)
     if different:
         raise ValueError(
-            f"checkpoint {path.name} was written with another {', '.join(different)}; resume with its own config "
-            "(config.yaml beside the checkpoints), or name another out"
+            f"checkpoint {path.name} was written with {'; '.join(different)}. Go on with its own config (config.json "
+            "beside the checkpoints), or start another run in another out"
         )
     weights: dict[str, Any] = load_file(path / "model.safetensors")
     set_model_state_dict(trained.model, weights, options=WHOLE)
@@ -112,10 +144,31 @@ def load_checkpoint(accelerator: Accelerator, path: Path, trained: Trained, conf
     set_optimizer_state_dict(trained.model, trained.optimizer, moments, options=WHOLE)
     trained.schedule.load_state_dict(state["schedule"])
     if trained.average is not None:
-        trained.average.shadow = load_file(path / "average.safetensors")
+        trained.average.load(load_file(path / "average.safetensors"))
+    if trained.scaler is not None:
+        trained.scaler.load_state_dict(state["scaler"])
+    position = Position(**state["position"])
     if state["processes"] == accelerator.num_processes:
         _restore_random(load_file(path / f"random-{accelerator.process_index}.safetensors"))
-    return Position(**state["position"])
+    else:
+        set_seed(config["fit"]["seed"] + position.steps_done, device_specific=True)
+    return position
+
+
+def differences(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Name each value that differs between two configs, other than those that may change in the course of a run."""
+    before, after = _dotted(saved), _dotted(now)
+    names = sorted((before.keys() | after.keys()) - MAY_CHANGE)
+    return [
+        f"{name} {before.get(name)}, not {after.get(name)}" for name in names if before.get(name) != after.get(name)
+    ]
+
+
+def _dotted(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        found |= _dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
 
 
 def _save_main(folder: Path, weights: dict[str, Any], moments: dict[str, Any], trained: Trained) -> None:
@@ -142,11 +195,17 @@ def _save_state(
         "position": asdict(position),
         "schedule": trained.schedule.state_dict(),
         "optimizer_groups": moments["param_groups"],
+        "scaler": trained.scaler.state_dict() if trained.scaler is not None else None,
         "processes": processes,
         "config": config,
-        "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "versions": versions(),
     }
     (folder / "state.json").write_text(json.dumps(state, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what a run's numbers depend on."""
+    return {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
 
 
 def _nested(flat: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -122,10 +122,8 @@ class MovingAverage:
         for name, parameter in parameters:
             self.shadow[name].lerp_(parameter.detach(), 1 - self.decay)
 
-    @torch.no_grad()
-    def swap(self, parameters: Iterable[tuple[str, Tensor]]) -> None:
-        """Exchange the average with the weights; a second call puts them back."""
-        for name, parameter in parameters:
-            weights = parameter.detach().clone()
-            parameter.copy_(self.shadow[name])
-            self.shadow[name].copy_(weights)
+    def load(self, shadow: dict[str, Tensor]) -> None:
+        """Go on from a saved average of the same parameters."""
+        assert shadow.keys() == self.shadow.keys()
+        for name, tensor in shadow.items():
+            self.shadow[name].copy_(tensor)
