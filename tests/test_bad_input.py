@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import SMALL, Tables, sources_of, tree
+from recorded import SMALL, Tables, sources_of, tree
 
 from gazeprep.build import BuildConfig, build
 from gazeprep.cases import Sources

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import SMALL, sources_of, tree
+from recorded import SMALL, sources_of, tree
 
 from gazeprep import jobs, samples
 from gazeprep.build import BuildConfig, BuildReport, build, plan

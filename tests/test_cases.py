@@ -7,7 +7,7 @@ import zipfile
 
 import pandas as pd
 import pytest
-from conftest import sources_of, tree
+from recorded import sources_of, tree
 
 from gazeprep.build import BuildConfig, build
 from gazeprep.cases import Sources, collect

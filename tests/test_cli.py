@@ -15,7 +15,7 @@ import cv2
 import pandas as pd
 import pytest
 import yaml
-from conftest import SMALL, sources_of, tree
+from recorded import SMALL, sources_of, tree
 
 from gazeprep import cli
 from gazeprep.build import BuildConfig, BuildReport, build

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import SMALL, sources_of, tree
+from recorded import SMALL, sources_of, tree
 
 from gazeprep import render
 from gazeprep.build import BuildConfig, build

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from conftest import Tables
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recorded import Tables
 
 from gazeprep.cases import Sources, collect
 from gazeprep.schema import SPLITS, InputError
