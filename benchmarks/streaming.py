@@ -4,6 +4,7 @@ python benchmarks/streaming.py
 """
 
 import json
+import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -38,6 +39,7 @@ GRID = (37, 37)
 BATCH = 16
 REPEATS = 7
 PUBLISHED_REPEATS = 3
+MEMORY_EPOCHS = 12
 SUBJECTS, FULL_SIZE_SUBJECTS = 96, 8
 GOALS = {"webdataset": 1.1, "from memory": 0.9}
 
@@ -200,6 +202,8 @@ def compare_streams(folder: Path) -> None:
     tars = [str(root / name) for name in dataset.table.shard_names]
     collate = Collate(tokenizer())
     print(f"{len(dataset)} samples, {int(dataset.table.has_gaze.sum())} with gaze, {len(tars)} shards, {GRID} patches")
+    if Path("/proc/self/smaps_rollup").exists():
+        print_memory(dataset)
     for workers in (0, 2):
         ways = {
             "cogaze": stream_epochs(dataset, collate, workers),
@@ -213,6 +217,28 @@ def compare_streams(folder: Path) -> None:
             versus = "" if name == "cogaze" else f"   cogaze {ratio:4.2f} x   goal {GOALS.get(name, 'none')}"
             spread = f"{min(found):.0f} to {max(found):.0f}"
             print(f"{workers} workers  {name:30} {median(found):6.1f} samples/s, {spread}{versus}")
+
+
+def anonymous_mb(process: int) -> float:
+    """Memory of a process that no file backs, in MB."""
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("Anonymous:"))
+
+
+def print_memory(dataset: ShardDataset) -> None:
+    """Print the anonymous memory of a worker over epochs; what it shares with its parent counts too."""
+    others = set(multiprocessing.active_children())
+    epoch = stream_epochs(dataset, Collate(tokenizer()), 1)
+    found = []
+    for _ in range(MEMORY_EPOCHS):
+        for _ in epoch():
+            pass
+        (worker,) = set(multiprocessing.active_children()) - others
+        found.append(anonymous_mb(int(worker.pid or 0)))
+    here, seen = anonymous_mb(os.getpid()), ", ".join(f"{found[i]:.0f}" for i in (0, 1, 3, MEMORY_EPOCHS - 1))
+    print(
+        f"a worker's anonymous memory after 1, 2, 4 and {MEMORY_EPOCHS} epochs: {seen} MB (this process {here:.0f} MB)"
+    )
 
 
 def compare_published(folder: Path) -> None:

@@ -1,14 +1,19 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from recorded import SMALL
 
 from cogaze.data.dataset import DatasetConfig, ShardDataset, read_table
 from cogaze.data.plan import PlanItem
 from cogaze.data.transforms import View, ViewConfig, gaze_maps, stored_content, view_draws, view_of
 from gazeprep.build import BuildConfig, build
 from gazeprep.cases import Sources
+from gazeprep.fixations import Filters
 from gazeprep.images import Resize
 from gazeprep.samples import MapConfig, PictureConfig, SampleConfig
 from gazeprep.shards import ShardFolder
+from gazeprep.transcripts import Alignment
 
 SIZE, GRID = 96, (8, 8)  # of the canvas, px and patches
 VIEWS = {
@@ -91,18 +96,27 @@ def test_padding_shows_nothing_and_takes_no_gaze(marked, name):
 
 
 def test_a_view_of_the_whole_image_renders_the_stored_maps(shards):
-    folder = ShardFolder(shards)
-    compared = 0
-    for key in folder.index.query("has_gaze")["key"]:
+    assert compare_with_stored(shards) >= 10
+
+
+def test_also_under_other_rules_and_with_fixations_left_out(config_of, inline, tmp_path):
+    rule = Alignment(start="previous_end", end="first_mention", mentions=("heart", "lungs"), membership="whole_overlap")
+    sample = replace(SMALL, alignment=rule, filters=Filters(min_duration_s=0.2, off_image=True))
+    build(config_of(tmp_path / "out", sample=sample))
+    assert compare_with_stored(tmp_path / "out") >= 10
+
+
+def compare_with_stored(root):
+    """Render every reading over its whole image, plain and mirrored, and return how many agree with what is stored."""
+    folder = ShardFolder(root)
+    keys = folder.index.query("has_gaze")["key"]
+    for key in keys:
         sample = folder.sample(key)
-        crop = stored_content(sample.record)
-        stretched = View(canvas_px=74, crop=crop, resized=(74, 74))
-        again = gaze_maps(sample.gaze, sample.record, stretched, (37, 37))
-        assert np.abs(again - sample.maps.reshape(again.shape)).max() < 1e-6
-        mirrored = gaze_maps(sample.gaze, sample.record, View(74, crop, (74, 74), flip_x=True), (37, 37))
-        assert np.abs(mirrored.reshape(sample.maps.shape)[:, :, ::-1] - sample.maps).max() < 1e-6
-        compared += 1
-    assert compared >= 10
+        for flip_x in (False, True):
+            view = View(74, stored_content(sample.record), (74, 74), flip_x=flip_x)
+            again = gaze_maps(sample.gaze, sample.record, view, (37, 37)).reshape(sample.maps.shape)
+            assert np.abs((again[:, :, ::-1] if flip_x else again) - sample.maps).max() < 1e-6
+    return len(keys)
 
 
 class TestLetterbox:
