@@ -1,12 +1,9 @@
-"""The model card: what a run learned from, how, and what came of it, without paths or ids."""
+"""The model card: what a run learned from, how, and what came of it."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-TOWERS = ("vision", "text", "tokenizer")
 
 TEXT = """---
 library_name: transformers
@@ -61,23 +58,18 @@ class Facts:
 
 
 def model_card(facts: Facts) -> str:
-    """Write a README in markdown; of towers that are folders only the last name is told."""
+    """Write a README in markdown."""
     columns = list(dict.fromkeys(name for counts in facts.data.values() for name in counts))
     rows = [[split, *(str(counts.get(name, 0)) for name in columns)] for split, counts in facts.data.items()]
     data = _table(["split", *columns], rows)
     results = {name: f"{value:.4f}" for name, value in facts.results.items()}
-    config = {**facts.config, "model": _without_paths(facts.config["model"])}
     return TEXT.format(
         data=data,
         course=_table(["", ""], [[name, str(value)] for name, value in facts.course.items()]),
         results=_table(["", ""], [list(pair) for pair in results.items()]) if results else "None was made.",
         versions=_table(["package", "version"], [list(pair) for pair in facts.versions.items()]),
-        config=json.dumps(config, indent=2, sort_keys=True),
+        config=json.dumps(facts.config, indent=2, sort_keys=True),
     )
-
-
-def _without_paths(model: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: Path(value).name if name in TOWERS else value for name, value in model.items()}
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:

@@ -48,7 +48,7 @@ from cogaze.models.cogaze import CoGazeModel, CoGazeOutput, build_cogaze
 from cogaze.models.text import Vocabulary
 from cogaze.objectives import ALIGN, LossSum, align_loss, cogaze_losses, expected_counts, weighted_total
 from cogaze.optim import MovingAverage, Schedule, build_optimizer
-from gazeprep.schema import CHEXPERT_LABELS, Split
+from gazeprep.schema import CHEXPERT_LABELS
 
 MODEL_FIELDS = (
     "view_position", "patch_mask", "context_input_ids", "context_mask", "has_context",
@@ -156,8 +156,12 @@ def _prepare(config: RunConfig) -> _Run:
 
 def _tables(config: RunConfig) -> dict[str, SampleTable]:
     """Read the splits that the run needs; a negative fit.validate_every does without the validation split."""
-    splits: list[Split] = ["train"] if config.fit.validate_every < 0 else ["train", "validate"]
-    tables = {str(split): read_table(config.shards, split) for split in splits}
+    tables = {"train": read_table(config.shards, "train")}
+    if config.fit.validate_every >= 0:
+        try:
+            tables["validate"] = read_table(config.shards, "validate")
+        except ValueError as error:
+            raise ValueError(f"{error}, or set fit.validate_every to -1 to train without validation") from error
     samples, batch = len(tables["train"]), config.plan.global_batch
     if batch > samples:
         raise ValueError(f"plan.global_batch is {batch}, but there are only {samples} training samples; lower it")
@@ -233,7 +237,7 @@ def _build_model(config: RunConfig, vocabulary: Vocabulary | None) -> CoGazeMode
             "perceiver_heads", "perceiver_dim_head", "sentence_pooling", "mask_padding",
         )
     }  # fmt: skip
-    return build_cogaze(
+    model = build_cogaze(
         config.model.vision,
         config.model.text,
         text_layers=config.model.text_layers or None,
@@ -241,6 +245,14 @@ def _build_model(config: RunConfig, vocabulary: Vocabulary | None) -> CoGazeMode
         image_size=config.data.view.size_px,
         **sizes,
     )
+    for tower in (model.config.vision_config, model.config.text_config):
+        tower.name_or_path = _public(tower.name_or_path)
+    return model
+
+
+def _public(name: str) -> str:
+    """Return what a tower is called where others read it: of a folder its last name."""
+    return Path(name).name if Path(name).is_dir() else name
 
 
 def _stream(
@@ -577,6 +589,8 @@ def _export(run: _Run, folder: Path, report: FitReport) -> None:
 
 def _facts(run: _Run, report: FitReport) -> Facts:
     tables = [stream.dataset.table for stream in (run.train, run.validation) if stream is not None]
+    config = run.config.resolved()
+    towers = {name: _public(config["model"][name]) for name in ("vision", "text", "tokenizer")}
     return Facts(
         data={
             table.split: {
@@ -596,7 +610,7 @@ def _facts(run: _Run, report: FitReport) -> Facts:
         },
         results={**report.validation.losses, **report.validation.metrics},
         versions=versions(),
-        config=run.config.resolved(),
+        config={**config, "model": {**config["model"], **towers}},
     )
 
 

@@ -1,15 +1,27 @@
 """Fixtures of the training half: tiny tokenizers that need no download."""
 
 import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # forked processes share two cores
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a tower that is missing is missing at once
 
 import pytest
+from accelerate.state import AcceleratorState
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from cogaze.config import FitConfig, ModelConfig, RunConfig
 from cogaze.data.collate import add_special_tokens
+from cogaze.data.dataset import DatasetConfig
+from cogaze.data.plan import PlanConfig
+from cogaze.data.transforms import ViewConfig
+from cogaze.models.tiny import TinyTowers, write_tiny_towers
+from cogaze.optim import OptimConfig
 
 REPORT_WORDS = [
     "clear lungs . no effusion .",
@@ -50,3 +62,52 @@ def tokenizer(request: pytest.FixtureRequest, bare_tokenizers: dict[str, Path]) 
     made = AutoTokenizer.from_pretrained(bare_tokenizers[request.param])
     add_special_tokens(made)
     return made
+
+
+@pytest.fixture(scope="session")
+def towers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny towers for 56 px in 4 x 4 patches: vision, text, and still, a text tower without dropout. Read only."""
+    folder = tmp_path_factory.mktemp("towers")
+    write_tiny_towers(folder, REPORT_WORDS, TinyTowers(image_px=56, width=32, layers=1, vocabulary=200))
+    still = AutoConfig.from_pretrained(folder / "text")
+    still.hidden_dropout_prob = still.attention_probs_dropout_prob = 0.0
+    shutil.copytree(folder / "text", folder / "still")
+    still.save_pretrained(folder / "still")
+    return folder
+
+
+@pytest.fixture
+def run_config(shards: Path, towers: Path, tmp_path: Path) -> Iterator[Callable[..., RunConfig]]:
+    """Return run_config(name, {"fit.max_steps": 2, ...}): a run of 3 steps an epoch into a folder of that name."""
+
+    def config(name: str, changes: Mapping[str, Any] | None = None) -> RunConfig:
+        made = RunConfig(
+            out=tmp_path / name,
+            shards=str(shards),
+            model=ModelConfig(
+                vision=str(towers / "vision"),
+                text=str(towers / "text"),
+                tokenizer="",
+                text_layers=0,
+                tuned_blocks=1,
+                hidden_size=16,
+                projector_hidden_size=16,
+                perceiver_depth=1,
+                perceiver_latents=4,
+                perceiver_heads=2,
+                perceiver_dim_head=8,
+            ),
+            plan=PlanConfig(global_batch=8),
+            data=DatasetConfig(view=ViewConfig(size_px=56)),
+            optim=OptimConfig(lr=1e-3, schedule="constant"),
+            fit=FitConfig(epochs=2, precision="no", tracker="none"),
+        )
+        for path, value in (changes or {}).items():
+            part, _, field = path.rpartition(".")
+            inner = replace(getattr(made, part), **{field: value}) if part else value
+            made = replace(made, **{part or field: inner})
+        return made
+
+    AcceleratorState._reset_state(True)
+    yield config
+    AcceleratorState._reset_state(True)

@@ -1,0 +1,420 @@
+"""The loop: a resumed run is the unbroken one, many processes are one, bad losses and bad input stop with a cure."""
+
+import json
+import os
+import shutil
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+from accelerate import debug_launcher
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+
+from cogaze import fit as fit_module
+from cogaze.checkpoint import FOLDER
+from cogaze.fit import NonFiniteLossError, StopRequested, backward_window, fit
+from cogaze.models.cogaze import CoGazeModel
+
+# Everything that could go out of step at once: dropout, random views, the average, a schedule fed by validations.
+EVERYTHING = {
+    "fit.accumulation": 2,
+    "fit.validate_every": 2,
+    "fit.save_every": 1,
+    "fit.keep": 9,
+    "optim.ema_decay": 0.9,
+    "optim.schedule": "plateau",
+    "optim.plateau_patience": 0,
+    "optim.lr": 0.1,  # too much: the validation loss rises
+}
+
+
+def run(config):
+    """Train in this process, as a fresh one would."""
+    AcceleratorState._reset_state(True)
+    return fit(config)
+
+
+def log(config):
+    """What was logged, by step, without what a clock says; {} for a step of which nothing was."""
+    found = {}
+    for line in (config.out / "log.jsonl").read_text().splitlines():
+        values = json.loads(line)
+        step = values.pop("step")
+        values.pop("samples_per_s", None)
+        assert not found.get(step, {}).keys() & values.keys(), "logged twice"
+        found.setdefault(step, {}).update(values)
+    return found
+
+
+def weights(config):
+    return load_file(config.out / "model" / "model.safetensors")
+
+
+def assert_same(one, other, tolerance=0.0):
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, rtol=0, atol=tolerance, msg=name)
+
+
+def assert_same_log(one, other, tolerance):
+    assert one.keys() == other.keys()
+    for step, values in one.items():
+        assert other[step] == pytest.approx(values, rel=tolerance, abs=tolerance), step
+
+
+@pytest.mark.parametrize("schedule", ["plateau", "cosine"])
+def test_resumed_at_any_step_a_run_is_the_unbroken_one(run_config, schedule):
+    settings = {**EVERYTHING, "optim.schedule": schedule}
+    unbroken = run_config("unbroken", settings)
+    assert run(unbroken).finished
+    logged, last = log(unbroken), weights(unbroken)
+    assert sorted(logged) == [1, 2, 3, 4, 5, 6]
+    if schedule == "plateau":
+        assert len({values["lr"] for values in logged.values()}) > 1, "the schedule never moved"
+    for step in (1, 2, 4) if schedule == "plateau" else (5,):
+        resumed = run_config(f"from {step}", settings)
+        name = f"step-{step:08d}"
+        shutil.copytree(unbroken.out / FOLDER / name, resumed.out / FOLDER / name)
+        shutil.copy(unbroken.out / "log.jsonl", resumed.out)  # has more steps than the checkpoint
+        assert run(resumed).finished
+        assert log(resumed) == logged
+        assert_same(last, weights(resumed))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_says_so_and_leaves_with_its_code(run_config, monkeypatch, capsys, number):
+    unbroken, stopped = run_config("unbroken"), run_config("stopped")
+    run(unbroken)
+    note = fit_module._note
+
+    def note_and_signal(run, step, values):
+        note(run, step, values)
+        if step == 2:
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    monkeypatch.setattr(fit_module, "_note", note_and_signal)
+    with pytest.raises(StopRequested) as stop:
+        run(stopped)
+    assert stop.value.code == 128 + number
+    assert signal.getsignal(number) == before
+    assert "saved at step 2 and stopped; the same command goes on" in capsys.readouterr().err
+    assert [path.name for path in (stopped.out / FOLDER).iterdir()] == ["step-00000002"]
+    monkeypatch.undo()
+    assert run(stopped).finished
+    assert log(stopped) == log(unbroken)
+    assert_same(weights(unbroken), weights(stopped))
+
+
+def launched(config):
+    AcceleratorState._reset_state(True)
+    torch.set_num_threads(1)
+    seen = {}
+    step = fit_module._step
+
+    def step_and_note(run, window, position):
+        gaze = [int(batch.has_gaze.sum()) for batch in window]
+        keys = [key for batch in window for key in batch.keys]
+        world, rank = run.accelerator.num_processes, run.accelerator.process_index
+        seen[position.steps_done + 1] = {"keys": keys, "gaze": gaze, "world": world}
+        (config.out / f"seen-{rank}.json").write_text(json.dumps(seen))
+        return step(run, window, position)
+
+    fit_module._step = step_and_note
+    try:
+        fit(config)
+    finally:
+        fit_module._step = step
+
+
+def launch(config, processes):
+    """Train in so many processes; returns what each saw by step."""
+    if processes == 1:
+        launched(config)
+    else:
+        debug_launcher(launched, (config,), num_processes=processes)
+    found = [json.loads((config.out / f"seen-{rank}.json").read_text()) for rank in range(processes)]
+    assert {step["world"] for seen in found for step in seen.values()} == {processes}
+    return found
+
+
+def global_batches(found):
+    """The keys of each step over all processes, fillers left out."""
+    return {step: sorted(key for seen in found for key in seen[step]["keys"] if key) for step in found[0]}
+
+
+# Little gaze: with a quarter of the readings some steps have gaze in one of two processes only.
+SPLIT = {"fit.max_steps": 3, "plan.gaze_ratio": 0.25}
+
+
+@pytest.fixture
+def still(towers):
+    """Settings without dropout: processes draw different numbers."""
+    return {"model.text": str(towers / "still"), **SPLIT}
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_two_processes_with_half_the_batch_are_one_with_the_whole(run_config, still, accumulation):
+    one, two = run_config("one", still), run_config("two", {**still, "fit.accumulation": accumulation})
+    seen_by_one, seen_by_two = launch(one, 1), launch(two, 2)
+    assert global_batches(seen_by_one) == global_batches(seen_by_two)
+    if accumulation == 1:
+        gaze = [[bool(sum(seen[step]["gaze"])) for seen in seen_by_two] for step in ("1", "2", "3")]
+        assert [True, False] in gaze, "no step had gaze in one process only"
+    assert_same_log(log(one), log(two), 1e-5)
+    assert_same(weights(one), weights(two), 1e-5)
+
+
+def test_a_run_goes_on_with_other_numbers_of_processes(run_config, still):
+    settings = {**still, "fit.max_steps": 0, "optim.ema_decay": 0.9}
+    whole = run_config("whole", settings)
+    batches = global_batches(launch(whole, 1))
+    parts = {}
+    for processes, until in ((1, 2), (2, 4), (1, 6)):
+        parts |= global_batches(launch(run_config("parts", {**settings, "fit.max_steps": until}), processes))
+    assert parts == batches
+    broken = run_config("parts", settings)
+    for step, values in log(whole).items():
+        # The end of each part adds a validation.
+        found = {name: log(broken)[step][name] for name in values}
+        assert found == pytest.approx(values, rel=1e-5, abs=1e-5)
+    assert_same(weights(whole), weights(broken), 1e-5)
+
+
+def gradients(config, step=0):
+    """The gradient of one step of an untrained model, by parameter."""
+    AcceleratorState._reset_state(True)
+    prepared = fit_module._prepare(config)
+    prepared.wrapped.train()
+    windows = fit_module._windows(prepared, replace(fit_module._start(prepared), step=step))
+    window = next(windows)
+    assert len(window) == config.fit.accumulation
+    sums = backward_window(prepared, window, fit_module._global_counts(prepared.accelerator, window))
+    return sums, {name: parameter.grad for name, parameter in fit_module._trainable(prepared.model)}
+
+
+@pytest.mark.parametrize("accumulation", [2, 4])
+@pytest.mark.parametrize("step", [0, 2])  # the last one of an epoch holds fillers
+def test_two_passes_give_the_gradients_of_one_big_batch(run_config, still, accumulation, step):
+    loss, big = gradients(run_config("big", still), step)
+    summed, cut = gradients(run_config("cut", {**still, "fit.accumulation": accumulation}), step)
+    assert {name: float(value) for name, value in summed.items()} == pytest.approx(
+        {name: float(value) for name, value in loss.items()}, rel=1e-5, abs=1e-6
+    )
+    assert all(gradient is not None for gradient in [*big.values(), *cut.values()]), "a parameter without gradient"
+    one, other = (torch.cat([gradient.flatten() for gradient in found.values()]) for found in (big, cut))
+    assert torch.cosine_similarity(one, other, dim=0) >= 0.9999
+    assert other.norm() == pytest.approx(one.norm().item(), rel=1e-4)
+    for name, gradient in big.items():
+        assert (cut[name] - gradient).norm() <= 1e-4 * one.norm(), name
+
+
+def test_without_the_second_pass_negatives_are_fewer(run_config, still):
+    _, big = gradients(run_config("big", still))
+    _, cut = gradients(run_config("cut", {**still, "fit.accumulation": 4, "fit.negatives": "micro"}))
+    one, other = (torch.cat([gradient.flatten() for gradient in found.values()]) for found in (big, cut))
+    assert torch.cosine_similarity(one, other, dim=0) < 0.99
+
+
+def test_both_passes_drop_out_the_same(run_config, monkeypatch):
+    """With dropout the carried gradient belongs to the embeddings that the loss saw."""
+    seen = []
+    forward = fit_module._forward
+
+    def forward_and_note(run, batch):
+        output = forward(run, batch)
+        seen.append(output.report_embed.detach())
+        return output
+
+    monkeypatch.setattr(fit_module, "_forward", forward_and_note)
+    gradients(run_config("dropout", {"fit.accumulation": 2}))
+    assert torch.equal(seen[0], seen[2])
+    assert torch.equal(seen[1], seen[3])
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    """Let the scale overflow in the second step."""
+    step = fit_module._step
+
+    def poisoned_step(run, window, position):
+        if position.steps_done == 1:
+            window = [replace(batch, pixel_std=batch.pixel_std * torch.nan) for batch in window]
+        return step(run, window, position)
+
+    monkeypatch.setattr(fit_module, "_step", poisoned_step)
+
+
+@pytest.mark.usefixtures("poisoned")
+def test_a_nonfinite_loss_names_step_and_keys_and_stops(run_config):
+    config = run_config("stops", {"fit.save_every": 1})
+    with pytest.raises(NonFiniteLossError, match=r"step 2: .*train/align.* not finite; samples of this process: .*-"):
+        run(config)
+    assert [path.name for path in (config.out / FOLDER).iterdir()] == ["step-00000001"]
+
+
+@pytest.mark.usefixtures("poisoned")
+def test_up_to_a_number_nonfinite_steps_are_skipped(run_config, capsys):
+    config = run_config("skips", {"fit.max_nonfinite": 1, "fit.max_steps": 3})
+    report = run(config)
+    assert report.position.skipped == 1
+    assert report.finished
+    assert "skipped" in capsys.readouterr().err
+    assert all(tensor.isfinite().all() for tensor in weights(config).values())
+
+
+def nonfinite_in_one_process(config):
+    AcceleratorState._reset_state(True)
+    torch.set_num_threads(1)
+    step = fit_module._step
+
+    def poisoned_step(run, window, position):
+        rank = run.accelerator.process_index
+        if rank == 1:
+            window = [replace(batch, pixel_std=batch.pixel_std * torch.nan) for batch in window]
+        with pytest.raises(NonFiniteLossError) as error:
+            step(run, window, position)
+        (config.out / f"error-{rank}").write_text(str(error.value))
+        raise StopRequested(0)
+
+    fit_module._step = poisoned_step
+    with pytest.raises(StopRequested):
+        fit(config)
+
+
+def test_all_processes_agree_on_a_nonfinite_loss_and_name_their_own_samples(run_config):
+    config = run_config("both")
+    debug_launcher(nonfinite_in_one_process, (config,), num_processes=2)
+    errors = [(config.out / f"error-{rank}").read_text() for rank in range(2)]
+    keys = [set(error.split("process: ")[1].split(". ")[0].split(", ")) for error in errors]
+    assert [len(own) for own in keys] == [4, 4]
+    assert not keys[0] & keys[1]
+
+
+def test_max_steps_can_be_extended_and_the_last_checkpoints_stay(run_config):
+    settings = {"fit.save_every": 1, "fit.keep": 2}
+    whole = run_config("whole", settings)
+    run(whole)
+    run(run_config("parts", {**settings, "fit.max_steps": 2}))
+    parts = run_config("parts", settings)
+    assert run(parts).finished
+    assert_same(weights(whole), weights(parts))
+    assert sorted(path.name for path in (parts.out / FOLDER).iterdir()) == ["step-00000005", "step-00000006"]
+
+
+def test_a_finished_run_trains_no_further_and_reports(run_config):
+    config = run_config("done", {"fit.max_steps": 1})
+    first = run(config)
+    again = run(config)
+    assert again.position == first.position
+    assert again.validation.losses == pytest.approx(first.validation.losses)
+
+
+def test_best_is_the_average_of_the_best_validation_with_a_card(run_config):
+    config = run_config("best", {"optim.ema_decay": 0.5, "fit.validate_every": 1, "fit.max_steps": 2})
+    report = run(config)
+    average = load_file(config.out / FOLDER / "step-00000002" / "average.safetensors")
+    model = CoGazeModel.from_pretrained(config.out / "model")
+    for name, parameter in model.named_parameters():
+        if name in average:
+            assert torch.equal(parameter, average[name]), name
+    card = (config.out / "best" / "README.md").read_text()
+    for expected in ("| train | ", '"ema_decay": 0.5', "| torch | ", '"vision": "vision"'):
+        assert expected in card
+    assert f"| loss | {report.validation.losses['loss']:.4f} |" in (config.out / "model" / "README.md").read_text()
+    for path in config.out.rglob("*"):
+        if path.suffix in (".md", ".json") and FOLDER not in path.parts and path.parent != config.out:
+            assert str(config.out.parent.parent) not in path.read_text(), path
+
+
+def test_bf16_runs_on_cpu(run_config):
+    assert run(run_config("bf16", {"fit.precision": "bf16", "fit.max_steps": 2})).finished
+
+
+@pytest.mark.slow
+def test_compiled_it_learns_the_same(run_config, still):
+    plain, compiled = run_config("plain", still), run_config("compiled", {**still, "fit.compile": True})
+    run(plain)
+    run(compiled)
+    assert_same(weights(plain), weights(compiled), 1e-4)
+
+
+def test_without_validation_if_asked(run_config):
+    report = run(run_config("none", {"fit.validate_every": -1, "fit.max_steps": 1}))
+    assert report.validation.losses == {}
+
+
+BAD = {
+    "no shards": ({"shards": "nowhere"}, "nowhere|no finished build|dataset.json"),
+    "batch larger than the data": ({"plan.global_batch": 999}, r"global_batch is 999, .* only \d+ training"),
+    "batch that cannot be cut": ({"fit.accumulation": 3}, "global batch of 8 .* multiple of 3"),
+    "no vision tower": ({"model.vision": "no/where"}, "no vision tower at no/where: name a folder"),
+    "no text tower": ({"model.text": "no/where"}, "no tokenizer at no/where: name a folder"),
+    "grid that does not fit": ({"data.view.size_px": 60}, "60 is not a multiple of .* set it to 56"),
+    "a prompt's token": ({"collate.text.report": "[NOTE] {report}"}, r"lacks \[NOTE\]"),
+    "fp16 on CPU": ({"fit.precision": "fp16"}, "fp16, which needs a GPU; set it to bf16 or no"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD.values(), ids=BAD)
+def test_bad_input_stops_before_the_first_step(run_config, changes, message):
+    config = run_config("bad")
+    for path, value in changes.items():
+        config = changed(config, path.split("."), value)
+    with pytest.raises(ValueError, match=message):
+        run(config)
+    assert not (config.out / "log.jsonl").exists()
+
+
+def changed(part, path, value):
+    return replace(part, **{path[0]: changed(getattr(part, path[0]), path[1:], value) if path[1:] else value})
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"MASTER_ADDR": "127.0.0.1"}, "several processes were asked for"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "FSDP was asked for, but is not active on cpu"),
+        ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, "set fit.accumulation in its place"),
+    ],
+)
+def test_what_accelerate_would_leave_out_in_silence_is_refused(run_config, monkeypatch, variables, message):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=message):
+        run(run_config("asked"))
+
+
+def test_labels_may_be_absent_only_where_no_loss_needs_them(run_config, monkeypatch):
+    read = fit_module.read_table
+
+    def without_labels(root, split):
+        table = read(root, split)
+        return replace(table, labels=table.labels * 0 - 2)
+
+    monkeypatch.setattr(fit_module, "read_table", without_labels)
+    with pytest.raises(ValueError, match=r"has labels .* set the weight of the disease losses to 0"):
+        run(run_config("labels"))
+    without = {"objective.image_disease": 0.0, "objective.report_disease": 0.0, "fit.max_steps": 1}
+    assert run(run_config("no labels", without)).finished
+
+
+def test_an_empty_validation_split_names_the_cure(run_config, monkeypatch):
+    read = fit_module.read_table
+
+    def only_train(root, split):
+        if split == "validate":
+            raise ValueError("the shards hold no sample of split 'validate'")
+        return read(root, split)
+
+    monkeypatch.setattr(fit_module, "read_table", only_train)
+    with pytest.raises(ValueError, match=r"fit\.validate_every to -1"):
+        run(run_config("empty"))
+
+
+def test_a_checkpoint_of_another_config_is_refused(run_config):
+    run(run_config("run", {"fit.max_steps": 1}))
+    with pytest.raises(ValueError, match=r"optim.lr 0.001, not 0.01. Go on with its own config"):
+        run(run_config("run", {"fit.max_steps": 2, "optim.lr": 0.01}))
