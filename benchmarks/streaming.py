@@ -252,7 +252,7 @@ def compare_published(folder: Path) -> None:
     own = stream_epochs(dataset, Collate(tokenizer()), 0)
     seconds: dict[str, list[float]] = {"cogaze": [], "with gaze": [], "without": []}
     for _ in range(PUBLISHED_REPEATS):
-        seconds["cogaze"].append(mean_seconds(own(), len(dataset)))
+        seconds["cogaze"].append(mean_seconds((batch.pixel_values for batch in own()), len(dataset)))
         for name, chosen in (("with gaze", with_gaze), ("without", without)):
             seconds[name].append(mean_seconds((published_sample(case, processor) for case in chosen), len(chosen)))
     taken = {name: median(found) for name, found in seconds.items()}
