@@ -33,7 +33,7 @@ Ablation = Literal["", "no context", "no image"]
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """N samples as a model sees them: image, report (N, dim), scores, zero_shot, labels, mask (N, 14), the rest (N,)."""
+    """N samples as a model sees them: image, report (N, dim), scores, zero_shot, labels, mask (N, 14), ids (N,)."""
 
     image: npt.NDArray[np.float64]
     report: npt.NDArray[np.float64]
@@ -66,7 +66,11 @@ def evaluate(config: RunConfig, model: CoGazeModel, splits: Sequence[Split] = HE
     """
     whole = encode(config, model, splits)
     no_context, no_image = encode(config, model, splits, "no context"), encode(config, model, splits, "no image")
-    figures = {"samples": float(len(whole.image)), "studies": float(len(np.unique(whole.study_id))), **whole.retrieval()}
+    figures = {
+        "samples": float(len(whole.image)),
+        "studies": float(len(np.unique(whole.study_id))),
+        **whole.retrieval(),
+    }
     for name, encoded in (("without its context", no_context), ("without the image", no_image)):
         found = encoded.retrieval()
         figures |= {f"{key} {name}": value for key, value in found.items() if not key.endswith("chance")}

@@ -1,0 +1,101 @@
+"""Does it learn? python pipelines/probe.py --config configs/demo.yaml --shards SHARDS --out OUT --seeds '[0, 1, 2]'.
+
+Trains each condition with each seed (or goes on where it stopped), evaluates what was saved on the validate and test
+splits, and prints a table: mean ± standard deviation over the seeds.
+"""
+
+import json
+import statistics
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from cogaze.config import RunConfig
+from cogaze.evaluate.control import shuffle_images
+from cogaze.evaluate.quick import evaluate_folder
+from cogaze.fit import fit
+
+CONDITIONS = {
+    "trained": "the config as it is",
+    "untrained": "one step at a rate of 1e-12",
+    "shuffled": "training images dealt out to other studies' reports, labels and gaze",
+    "no gaze": "objective.gaze is 0",
+    "no context": "the context prompt is empty in training and evaluation",
+}
+
+
+def condition(base: RunConfig, name: str, seed: int) -> RunConfig:
+    """Return the run of a condition and seed."""
+    run = replace(base, out=base.out / f"{name.replace(' ', '-')}-{seed}", fit=replace(base.fit, seed=seed))
+    run = replace(run, plan=replace(run.plan, seed=seed), data=replace(run.data, seed=seed))
+    if name == "untrained":
+        run = replace(run, optim=replace(run.optim, lr=1e-12), fit=replace(run.fit, max_steps=1))
+    elif name == "shuffled":
+        shuffled = base.out / f"shuffled-shards-{seed}"
+        shuffle_images(Path(base.shards), shuffled, seed)
+        run = replace(run, shards=str(shuffled))
+    elif name == "no gaze":
+        run = replace(run, objective=replace(run.objective, gaze=0.0))
+    elif name == "no context":
+        text = replace(run.collate.text, context="[CLS]")
+        run = replace(run, collate=replace(run.collate, text=text))
+    return run
+
+
+def figures(base: RunConfig, name: str, seed: int) -> dict[str, float]:
+    """Train a condition unless its model is there, and evaluate it on the real held-out shards."""
+    run = condition(base, name, seed)
+    if not (run.out / "model").exists():
+        fit(run)
+    found = evaluate_folder(replace(run, shards=base.shards), run.out / "model")
+    (run.out / "figures.json").write_text(json.dumps(found, indent=2) + "\n")
+    return found
+
+
+def table(results: dict[str, list[dict[str, float]]]) -> str:
+    """Lay out figures by row and conditions by column in Markdown."""
+    lines = [f"| | {' | '.join(results)} |", "|---" * (len(results) + 1) + "|"]
+    for figure in next(iter(results.values()))[0]:
+        cells = [_cell([one.get(figure, float("nan")) for one in seeds]) for seeds in results.values()]
+        lines.append(f"| {figure} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(values: list[float]) -> str:
+    digits = 0 if all(value == int(value) for value in values if value == value) and max(values) > 1 else 3
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    return mean if len(values) == 1 or len(set(values)) == 1 else f"{mean} ± {statistics.stdev(values):.3f}"
+
+
+def main() -> int:
+    """Parse, train and evaluate each condition with each seed, print."""
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--config", action="config", help="a YAML file of the options below")
+    parser.add_argument("--seeds", type=list[int], default=[0])
+    parser.add_argument("--conditions", type=list[str], default=list(CONDITIONS))
+    parser.add_class_arguments(RunConfig, None, fail_untyped=True)
+    values = parser.instantiate(parser.parse_args())
+    unknown = set(values.conditions) - set(CONDITIONS)
+    if unknown:
+        print(f"probe: no condition {sorted(unknown)}; choose from {list(CONDITIONS)}", file=sys.stderr)
+        return 1
+    base = RunConfig(**{field.name: values[field.name] for field in fields(RunConfig)})
+    try:
+        results = {
+            name: [figures(base, name, seed) for seed in values.seeds]
+            for name in CONDITIONS
+            if name in values.conditions
+        }
+    except (ValueError, RuntimeError) as error:
+        print(f"probe: {error}", file=sys.stderr)
+        return 1
+    for name in results:
+        print(f"{name}: {CONDITIONS[name]}")
+    print(f"seeds {values.seeds}\n\n{table(results)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
