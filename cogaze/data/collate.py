@@ -110,7 +110,7 @@ class Batch:
 
     @property
     def pixel_values(self) -> Tensor:
-        """Normalised pixels (B, 3, H, W) float32, made where the batch lies: a third of the bytes travel as uint8."""
+        """Normalised pixels (B, 3, H, W) float32, made where the batch lies: a twelfth of the bytes travel."""
         scale, shift = 1 / (255 * self.pixel_std), -self.pixel_mean / self.pixel_std
         return torch.addcmul(shift[:, None, None], self.pixels[:, None].to(torch.float32), scale[:, None, None])
 
