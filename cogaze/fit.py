@@ -156,7 +156,10 @@ def _prepare(config: RunConfig) -> _Run:
 
 def _tables(config: RunConfig) -> dict[str, SampleTable]:
     """Read the splits that the run needs; a negative fit.validate_every does without the validation split."""
-    tables = {"train": read_table(config.shards, "train")}
+    try:
+        tables = {"train": read_table(config.shards, "train")}
+    except ValueError as error:
+        raise ValueError(f"shards {config.shards}: {error}") from error
     if config.fit.validate_every >= 0:
         try:
             tables["validate"] = read_table(config.shards, "validate")
