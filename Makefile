@@ -30,10 +30,14 @@ $(VENV)/.done: pyproject.toml constraints.txt
 	  exit 1; fi
 	@touch $@
 
-demo: setup ## synthetic recordings -> shards -> a contact sheet of gaze maps over images
+demo: setup ## synthetic recordings -> shards -> gaze maps -> short trainings on a CPU -> what they learned
 	$(MAKE) shards OUT=out/demo/shards SYNTHETIC=out/demo/recordings SUBJECTS=24
 	$(BIN)/gazeprep info out/demo/shards
 	$(BIN)/gazeprep preview out/demo/shards --out out/demo/maps.png
+	$(MAKE) shards OUT=out/demo/small SYNTHETIC=out/synthetic-200-0 SUBJECTS=200 SEED=0 \
+	  ARGS='--sample.picture.resize.size_px 112'
+	$(BIN)/python pipelines/tiny_towers.py --shards out/demo/small --out out/demo/towers --sizes.layers 3
+	$(BIN)/python pipelines/probe.py --config configs/demo.yaml --shards out/demo/small --out out/demo/runs
 
 # Any subset of REFLACX, EGD, MIMIC and MIMIC_JPG names real data; none of them means the synthetic corpus.
 shards: setup ## build shards: REFLACX=.. EGD=.. MIMIC=.. MIMIC_JPG=.. OUT=.. WORKERS=.., or synthetic ones
