@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_model_state_dict
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from cogaze.card import Facts, model_card
 from cogaze.checkpoint import (
@@ -249,13 +249,14 @@ def _build_model(config: RunConfig, vocabulary: Vocabulary | None) -> CoGazeMode
         **sizes,
     )
     for tower in (model.config.vision_config, model.config.text_config):
-        tower.name_or_path = _public(tower.name_or_path)
+        assert isinstance(tower, PreTrainedConfig)
+        tower.name_or_path = _public(tower.name_or_path or "")
     return model
 
 
 def _public(name: str) -> str:
     """Return what a tower is called where others read it: of a folder its last name."""
-    return Path(name).name if Path(name).is_dir() else name
+    return Path(name).name if name and Path(name).is_dir() else name
 
 
 def _stream(
