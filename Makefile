@@ -15,7 +15,7 @@ SEED ?= 0
 SYNTHETIC ?= out/synthetic-$(SUBJECTS)-$(SEED)
 ARGS ?=
 
-.PHONY: help setup demo shards shards-real check test test-slow bench clean
+.PHONY: help setup demo demo-train shards shards-real check test test-slow bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -30,10 +30,12 @@ $(VENV)/.done: pyproject.toml constraints.txt
 	  exit 1; fi
 	@touch $@
 
-demo: setup ## synthetic recordings -> shards -> gaze maps -> short trainings on a CPU -> what they learned
+demo: setup ## synthetic recordings -> shards -> a contact sheet of gaze maps over images
 	$(MAKE) shards OUT=out/demo/shards SYNTHETIC=out/demo/recordings SUBJECTS=24
 	$(BIN)/gazeprep info out/demo/shards
 	$(BIN)/gazeprep preview out/demo/shards --out out/demo/maps.png
+
+demo-train: setup ## tiny CoGaze models on 200 synthetic subjects, compared on held-out ones: docs/reproduce.md
 	$(MAKE) shards OUT=out/demo/small SYNTHETIC=out/synthetic-200-0 SUBJECTS=200 SEED=0 \
 	  ARGS='--sample.picture.resize.size_px 112'
 	$(BIN)/python pipelines/tiny_towers.py --shards out/demo/small --out out/demo/towers --sizes.layers 3
