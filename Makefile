@@ -74,7 +74,7 @@ check: setup ## lint, formatting, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: setup ## the tests, about a minute; ARGS="-k maps" chooses
+test: setup ## the tests, about two minutes; ARGS="-k maps" chooses
 	$(BIN)/pytest -q $(ARGS)
 
 test-slow: setup ## the slow tests
