@@ -4,13 +4,11 @@ python benchmarks/losses.py
 """
 
 import os
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
 
 import torch
 import torch.nn.functional as F
+from timing import seconds
 from torch import Tensor
 
 from cogaze.losses.gaze import soft_gaze_loss
@@ -94,17 +92,6 @@ def vectorised(inputs: Inputs) -> Tensor:
         topk_ratio=TOPK_RATIO,
         t2i_weight=T2I_WEIGHT,
     )
-
-
-def seconds(call: Callable[[], object], repeats: int) -> float:
-    """Median wall time of a call."""
-    call()
-    taken = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - start)
-    return median(taken)
 
 
 def main() -> None:

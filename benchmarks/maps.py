@@ -4,12 +4,10 @@ python benchmarks/maps.py
 """
 
 import os
-import time
-from collections.abc import Callable
-from statistics import median
 
 import numpy as np
 from scipy.stats import multivariate_normal
+from timing import seconds
 
 from gazeprep import Fixations, render
 
@@ -41,17 +39,6 @@ def naive(fixations: Fixations) -> np.ndarray:
     for x, y, duration in zip(fixations.x_px, fixations.y_px, fixations.duration_s, strict=True):
         total += duration * multivariate_normal([x, y], np.diag([133.0**2, 133.0**2])).pdf(pixels)
     return total / total.sum()
-
-
-def seconds(call: Callable[[], object], repeats: int) -> float:
-    """Median wall time of a call."""
-    call()
-    taken = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - start)
-    return median(taken)
 
 
 def main() -> None:

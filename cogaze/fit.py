@@ -50,12 +50,6 @@ from cogaze.objectives import ALIGN, LossSum, align_loss, cogaze_losses, expecte
 from cogaze.optim import MovingAverage, Schedule, build_optimizer
 from gazeprep.schema import CHEXPERT_LABELS
 
-MODEL_FIELDS = (
-    "view_position", "patch_mask", "context_input_ids", "context_mask", "has_context",
-    "report_input_ids", "report_mask", "sentence_input_ids", "sentence_mask",
-)  # fmt: skip
-
-
 CONSOLE = Console(stderr=True)
 
 
@@ -398,9 +392,8 @@ def backward_window(run: _Run, window: Sequence[Batch], counts: dict[str, Tensor
 
 
 def _forward(run: _Run, batch: Batch) -> CoGazeOutput:
-    fields = {name: getattr(batch, name) for name in MODEL_FIELDS}
     with run.accelerator.autocast():
-        output: CoGazeOutput = run.wrapped(pixel_values=batch.pixel_values, **fields)
+        output: CoGazeOutput = run.wrapped(**batch.model_inputs())
     return output
 
 

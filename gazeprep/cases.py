@@ -227,7 +227,7 @@ def _sorted_out(
     for candidate in candidates:
         reason = candidate.reject or _why_not(candidate, sources)
         if reason:
-            rejected.append(_rejected(candidate, reason))
+            rejected.append(Rejected.of(candidate, reason))
             continue
         report = None
         if mimic is not None and candidate.mimic is not None:
@@ -261,18 +261,6 @@ def _why_not(candidate: _Candidate, sources: Sources) -> str:
     if sources.views and candidate.view_position not in sources.views:
         return "view_not_wanted"
     return "" if candidate.image is not None else "image_missing"
-
-
-def _rejected(candidate: _Candidate, reason: str) -> Rejected:
-    return Rejected(
-        key=candidate.key,
-        dataset=candidate.dataset,
-        reading_id=candidate.reading_id,
-        dicom_id=candidate.dicom_id,
-        study_id=candidate.study_id,
-        subject_id=candidate.subject_id,
-        reason=reason,
-    )
 
 
 def _case(candidate: _Candidate, split: Assigned, report: ReportRef | None, mimic: MimicCxr | None) -> Case:

@@ -122,25 +122,12 @@ def make_sample(
         gaze = align(recording, picture.full_size, config) if recording is not None else None
         _check_size(case, picture)
     except InputError as error:
-        return rejected(case, error)
+        return Rejected.of(case, error.reason, str(error))
     except (OSError, UnicodeDecodeError) as error:
-        problem = f"a source file of this case cannot be read ({type(error).__name__}); check it and its permissions"
-        return rejected(case, InputError("source_unreadable", problem))
+        what = f"a source file of this case cannot be read ({type(error).__name__}); check it and its permissions"
+        unreadable = InputError("source_unreadable", what)
+        return Rejected.of(case, unreadable.reason, str(unreadable))
     return pack(case, picture, text, gaze, config)
-
-
-def rejected(case: Case, error: InputError) -> Rejected:
-    """Return the row of rejected.parquet for a case that raised."""
-    return Rejected(
-        key=case.key,
-        dataset=case.dataset,
-        reading_id=case.reading_id,
-        dicom_id=case.dicom_id,
-        study_id=case.study_id,
-        subject_id=case.subject_id,
-        reason=error.reason,
-        detail=str(error),
-    )
 
 
 def _check_size(case: Case, picture: Picture) -> None:

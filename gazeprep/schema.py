@@ -309,6 +309,12 @@ class Rejected:
     reason: str
     detail: str = ""
 
+    @classmethod
+    def of(cls, source: Any, reason: str, detail: str = "") -> Self:
+        """Reject a case, or whatever else carries the ids of one."""
+        ids = ("key", "dataset", "reading_id", "dicom_id", "study_id", "subject_id")
+        return cls(**{name: getattr(source, name) for name in ids}, reason=reason, detail=detail)
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Case:

@@ -22,6 +22,10 @@ MASKED: dict[str, tuple[int, ...]] = {
     "mask_uncertain": (-1,),
     "mentioned": (-1, LABEL_ABSENT),
 }
+MODEL_FIELDS = (
+    "view_position", "patch_mask", "context_input_ids", "context_mask", "has_context",
+    "report_input_ids", "report_mask", "sentence_input_ids", "sentence_mask",
+)  # fmt: skip
 SPECIAL_TOKEN = re.compile(r"\[[A-Za-z ]+\]")
 # In the order in which the published vocabulary has them, after DistilGPT-2's own tokens.
 PUBLISHED_TOKENS = (
@@ -113,6 +117,10 @@ class Batch:
         """Normalised pixels (B, 3, H, W) float32, made where the batch lies: a twelfth of the bytes travel."""
         scale, shift = 1 / (255 * self.pixel_std), -self.pixel_mean / self.pixel_std
         return torch.addcmul(shift[:, None, None], self.pixels[:, None].to(torch.float32), scale[:, None, None])
+
+    def model_inputs(self) -> dict[str, Tensor]:
+        """Return what CoGazeModel.forward takes of the batch, by name."""
+        return {"pixel_values": self.pixel_values, **{name: getattr(self, name) for name in MODEL_FIELDS}}
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """Move every tensor to a device."""

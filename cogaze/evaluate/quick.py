@@ -24,10 +24,6 @@ from gazeprep.schema import CHEXPERT_LABELS, Split
 HELD_OUT: tuple[Split, ...] = ("validate", "test")
 LEAST_CASES = 5  # positives, and negatives, that a disease needs to be scored
 STUDIES_OF_A_SPLIT = 10**9  # studies are numbered from 0 in each split
-MODEL_FIELDS = (
-    "view_position", "patch_mask", "context_input_ids", "context_mask", "has_context",
-    "report_input_ids", "report_mask", "sentence_input_ids", "sentence_mask",
-)  # fmt: skip
 Ablation = Literal["", "no context", "no image"]
 
 
@@ -103,7 +99,7 @@ def encode(config: RunConfig, model: CoGazeModel, splits: Sequence[Split], ablat
     for number, split in enumerate(splits):
         for batch in _batches(config, model, collate, split):
             seen = _ablated(batch, ablation)
-            output = _forward(model, seen)
+            output = model(**seen.model_inputs())
             parts.append(_encoded(output, seen, diseases, number * STUDIES_OF_A_SPLIT))
     columns = [one.name for one in fields(Encoded) if one.name != "spoken"]
     joined = Spoken.joined([part.spoken for part in parts], [len(part.image) for part in parts])
@@ -128,13 +124,6 @@ def _ablated(batch: Batch, ablation: Ablation) -> Batch:
         gray = (255 * batch.pixel_mean[0]).round().to(batch.pixels.dtype)
         return replace(batch, pixels=torch.full_like(batch.pixels, int(gray)))
     return batch
-
-
-def _forward(model: CoGazeModel, batch: Batch) -> CoGazeOutput:
-    output: CoGazeOutput = model(
-        pixel_values=batch.pixel_values, **{name: getattr(batch, name) for name in MODEL_FIELDS}
-    )
-    return output
 
 
 def _disease_prompts(model: CoGazeModel, collate: Collate) -> Tensor:
