@@ -5,17 +5,22 @@ import os
 import shutil
 import signal
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from accelerate import debug_launcher
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from cogaze import fit as fit_module
+from cogaze import optim
 from cogaze.checkpoint import FOLDER
 from cogaze.fit import NonFiniteLossError, StopRequested, backward_window, fit
 from cogaze.models.cogaze import CoGazeModel
+
+RATE = 1e-3  # of run_config
 
 # Everything that could go out of step at once: dropout, random views, the average, a schedule fed by validations.
 EVERYTHING = {
@@ -26,7 +31,7 @@ EVERYTHING = {
     "optim.ema_decay": 0.9,
     "optim.schedule": "plateau",
     "optim.plateau_patience": 0,
-    "optim.lr": 0.1,  # too much: the validation loss rises
+    "optim.lr": 0.01,
 }
 
 
@@ -52,10 +57,21 @@ def weights(config):
     return load_file(config.out / "model" / "model.safetensors")
 
 
-def assert_same(one, other, tolerance=0.0):
+def assert_same(one, other):
     assert one.keys() == other.keys()
     for name, tensor in one.items():
-        torch.testing.assert_close(other[name], tensor, rtol=0, atol=tolerance, msg=name)
+        torch.testing.assert_close(other[name], tensor, rtol=0, atol=0, msg=name)
+
+
+def assert_close(one, other):
+    """Weights within a thousandth of a step, as root mean square.
+
+    Not each weight: Adam divides by the size of the gradient, so that rounding alone moves by up to a whole step what
+    has a true gradient of 0, such as the bias of attention's keys.
+    """
+    assert one.keys() == other.keys()
+    differences = torch.cat([(other[name] - tensor).double().flatten() for name, tensor in one.items()])
+    assert differences.square().mean().sqrt() <= 1e-3 * RATE
 
 
 def assert_same_log(one, other, tolerance):
@@ -65,14 +81,16 @@ def assert_same_log(one, other, tolerance):
 
 
 @pytest.mark.parametrize("schedule", ["plateau", "cosine"])
-def test_resumed_at_any_step_a_run_is_the_unbroken_one(run_config, schedule):
+def test_resumed_at_any_step_a_run_is_the_unbroken_one(run_config, monkeypatch, schedule):
+    # Every validation after the first is a bad one, whatever its loss.
+    monkeypatch.setattr(optim, "ReduceLROnPlateau", partial(ReduceLROnPlateau, threshold=0.999))
     settings = {**EVERYTHING, "optim.schedule": schedule}
     unbroken = run_config("unbroken", settings)
     assert run(unbroken).finished
     logged, last = log(unbroken), weights(unbroken)
     assert sorted(logged) == [1, 2, 3, 4, 5, 6]
     if schedule == "plateau":
-        assert len({values["lr"] for values in logged.values()}) > 1, "the schedule never moved"
+        assert [logged[step]["lr"] for step in (4, 5)] == pytest.approx([0.01, 0.001]), "the schedule never moved"
     for step in (1, 2, 4) if schedule == "plateau" else (5,):
         resumed = run_config(f"from {step}", settings)
         name = f"step-{step:08d}"
@@ -164,7 +182,7 @@ def test_two_processes_with_half_the_batch_are_one_with_the_whole(run_config, st
         gaze = [[bool(sum(seen[step]["gaze"])) for seen in seen_by_two] for step in ("1", "2", "3")]
         assert [True, False] in gaze, "no step had gaze in one process only"
     assert_same_log(log(one), log(two), 1e-5)
-    assert_same(weights(one), weights(two), 1e-5)
+    assert_close(weights(one), weights(two))
 
 
 def test_a_run_goes_on_with_other_numbers_of_processes(run_config, still):
@@ -180,7 +198,7 @@ def test_a_run_goes_on_with_other_numbers_of_processes(run_config, still):
         # The end of each part adds a validation.
         found = {name: log(broken)[step][name] for name in values}
         assert found == pytest.approx(values, rel=1e-5, abs=1e-5)
-    assert_same(weights(whole), weights(broken), 1e-5)
+    assert_close(weights(whole), weights(broken))
 
 
 def gradients(config, step=0):
