@@ -94,6 +94,12 @@ def weighted_total(
     return torch.stack(parts).sum()
 
 
+def with_total(losses: dict[str, float], config: ObjectiveConfig) -> dict[str, float]:
+    """Add the weighted sum of mean losses, by the name loss."""
+    weights = config.weights()
+    return {**losses, "loss": sum(weights[name] * value for name, value in losses.items())}
+
+
 def expected_counts(batch: Batch) -> dict[str, Tensor]:
     """Count what each loss will be summed over, before any model sees the batch."""
     cells = batch.label_mask & batch.valid[:, None]

@@ -1,0 +1,52 @@
+"""The trained model as a folder that from_pretrained reads: weights, tokenizer, card."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch.distributed.checkpoint.state_dict import get_model_state_dict
+
+from cogaze.card import Facts, model_card
+from cogaze.checkpoint import WHOLE, Position, hidden, publish, versions
+from cogaze.run import Run, public_name
+
+
+def export(run: Run, folder: Path, position: Position, results: Mapping[str, float]) -> None:
+    """Write model, tokenizer and card as a folder that from_pretrained reads; with the moving average, its weights."""
+    weights = get_model_state_dict(run.wrapped, options=WHOLE)
+    if run.accelerator.is_main_process:
+        average = run.trained.average
+        unfinished = hidden(folder)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        run.model.save_pretrained(unfinished, state_dict=weights | (average.shadow if average is not None else {}))
+        run.tokenizer.save_pretrained(unfinished)
+        (unfinished / "README.md").write_text(model_card(_facts(run, position, results)), encoding="utf-8")
+        publish(unfinished, folder)
+    run.accelerator.wait_for_everyone()
+
+
+def _facts(run: Run, position: Position, results: Mapping[str, float]) -> Facts:
+    tables = [stream.dataset.table for stream in (run.train, run.validation) if stream is not None]
+    config = run.config.resolved()
+    towers = {name: public_name(config["model"][name]) for name in ("vision", "text", "tokenizer")}
+    return Facts(
+        data={
+            table.split: {
+                "samples": len(table),
+                "with gaze": int(table.has_gaze.sum()),
+                "studies": len(set(table.study_id.tolist())),
+            }
+            for table in tables
+        },
+        course={
+            "steps": position.steps_done,
+            "steps skipped": position.skipped,
+            "samples a step": run.config.plan.global_batch,
+            "processes": run.accelerator.num_processes,
+            "device": run.accelerator.device.type,
+            "precision": run.accelerator.mixed_precision,
+        },
+        results=results,
+        versions=versions(),
+        config={**config, "model": {**config["model"], **towers}},
+    )

@@ -1,0 +1,199 @@
+"""What one process of a run holds, made ready from a config: accelerate, model, optimizer, streams of batches."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, is_tensorboard_available, set_seed
+from torch import Tensor, nn
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+
+from cogaze.checkpoint import Trained
+from cogaze.config import RunConfig
+from cogaze.data.collate import Collate, add_special_tokens, count_positives
+from cogaze.data.dataset import SampleTable, ShardDataset, read_table
+from cogaze.data.loader import Stream
+from cogaze.data.plan import Share
+from cogaze.losses.labels import class_balanced_weights
+from cogaze.models.cogaze import CoGazeModel, build_cogaze
+from cogaze.models.text import Vocabulary
+from cogaze.optim import MovingAverage, Schedule, build_optimizer
+from gazeprep.schema import CHEXPERT_LABELS
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """Everything that one process of a run holds; `wrapped` is the model as accelerate prepared it."""
+
+    config: RunConfig
+    accelerator: Accelerator
+    model: CoGazeModel
+    wrapped: nn.Module
+    optimizer: Any
+    trained: Trained
+    train: Stream
+    validation: Stream | None
+    class_weights: Tensor
+    tokenizer: PreTrainedTokenizerBase
+    total_steps: int
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must have been written under to be gone on with: the config and the training samples."""
+        samples = hashlib.blake2b(self.train.dataset.table.key.tobytes(), digest_size=8).hexdigest()
+        return {**self.config.resolved(), "samples": samples}
+
+
+def prepare(config: RunConfig) -> Run:
+    """Make everything ready before the first step; raises ValueError where data, towers and config do not fit."""
+    tables = _tables(config)
+    accelerator = _accelerator(config)
+    _quiet()
+    set_seed(config.fit.seed)
+    tokenizer = _tokenizer(config)
+    added = add_special_tokens(tokenizer)
+    model = _build_model(config, Vocabulary.of(tokenizer) if added or config.model.tokenizer else None)
+    set_seed(config.fit.seed, device_specific=True)  # processes drop out different units
+    share = Share(accelerator.process_index, accelerator.num_processes, config.fit.accumulation)
+    collate = Collate(tokenizer, config.collate)
+    train = _stream(config, tables["train"], model, collate, share, accelerator)
+    validation = None
+    if "validate" in tables:
+        validation = _stream(config, tables["validate"], model, collate, replace(share, accumulation=1), accelerator)
+    optimizer = build_optimizer(model, config.optim)
+    if config.fit.compile:
+        model.compile()
+    wrapped, prepared = accelerator.prepare(model, optimizer)
+    epochs = config.fit.epochs * train.steps
+    total = min(config.fit.max_steps or epochs, epochs)
+    average = MovingAverage(trainable(model), config.optim.ema_decay) if config.optim.ema_decay else None
+    schedule = Schedule(prepared.optimizer, config.optim, total)
+    trained = Trained(wrapped, prepared.optimizer, schedule, average, accelerator.scaler)
+    weights = _class_weights(config, tables["train"]).to(accelerator.device)
+    return Run(config, accelerator, model, wrapped, prepared, trained, train, validation, weights, tokenizer, total)
+
+
+def _tables(config: RunConfig) -> dict[str, SampleTable]:
+    """Read the splits that the run needs; a negative fit.validate_every does without the validation split."""
+    try:
+        tables = {"train": read_table(config.shards, "train")}
+    except ValueError as error:
+        raise ValueError(f"shards {config.shards}: {error}") from error
+    if config.fit.validate_every >= 0:
+        try:
+            tables["validate"] = read_table(config.shards, "validate")
+        except ValueError as error:
+            raise ValueError(f"{error}, or set fit.validate_every to -1 to train without validation") from error
+    samples, batch = len(tables["train"]), config.plan.global_batch
+    if batch > samples:
+        raise ValueError(f"plan.global_batch is {batch}, but there are only {samples} training samples; lower it")
+    return tables
+
+
+def _accelerator(config: RunConfig) -> Accelerator:
+    """Start accelerate and make sure that the run got what was asked for: accelerate falls back in silence."""
+    asked = os.environ
+    if config.fit.tracker == "tensorboard" and not is_tensorboard_available():
+        raise ValueError(
+            "fit.tracker is tensorboard, which is not installed: pip install tensorboard, or set it to none"
+        )
+    if "MASTER_ADDR" in asked and "WORLD_SIZE" not in asked:
+        raise ValueError(
+            "several processes were asked for, but accelerate launch starts only one on CPU; use "
+            "ACCELERATE_USE_CPU=true torchrun --nproc_per_node N"
+        )
+    accelerator = Accelerator(
+        mixed_precision=config.fit.precision,
+        log_with=None if config.fit.tracker == "none" else config.fit.tracker,
+        project_dir=str(config.out),
+    )
+    sharded = accelerator.distributed_type == DistributedType.FSDP
+    if accelerator.num_processes != int(asked.get("WORLD_SIZE", "1")):
+        raise ValueError(
+            f"WORLD_SIZE is {asked.get('WORLD_SIZE')}, but accelerate runs {accelerator.num_processes} processes; "
+            "start with accelerate launch on GPUs, with ACCELERATE_USE_CPU=true torchrun on CPU"
+        )
+    if asked.get("ACCELERATE_USE_FSDP", "false").lower() in ("true", "1") and not sharded:
+        raise ValueError(f"FSDP was asked for, but is not active on {accelerator.device.type}; it needs GPUs")
+    if sharded and config.optim.ema_decay:
+        raise ValueError("optim.ema_decay averages whole weights, which FSDP does not hold; set it to 0")
+    if config.fit.precision == "fp16" and accelerator.device.type == "cpu":
+        raise ValueError("fit.precision is fp16, which needs a GPU; set it to bf16 or no")
+    if accelerator.mixed_precision != config.fit.precision:
+        raise ValueError(f"fit.precision is {config.fit.precision}, but accelerate runs {accelerator.mixed_precision}")
+    if accelerator.gradient_accumulation_steps != 1:
+        raise ValueError("the accelerate config sets gradient_accumulation_steps; set fit.accumulation in its place")
+    return accelerator
+
+
+def _quiet() -> None:
+    """Keep transformers' load reports and progress bars away, unless its own variable asks for them."""
+    if "TRANSFORMERS_VERBOSITY" not in os.environ:
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+
+
+def _tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:
+    name = config.model.tokenizer or config.model.text
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"no tokenizer at {name}: name a folder that has one, or one on the hub, in model.tokenizer"
+        ) from error
+
+
+def _class_weights(config: RunConfig, table: SampleTable) -> Tensor:
+    """Class-balanced weights (14,); where no disease loss counts, labels may be absent."""
+    if not config.objective.image_disease and not config.objective.report_disease:
+        return torch.ones(len(CHEXPERT_LABELS))
+    positives = count_positives(table.labels, config.collate.labels)
+    return class_balanced_weights(positives.clamp(min=1), config.objective.class_beta)
+
+
+def _build_model(config: RunConfig, vocabulary: Vocabulary | None) -> CoGazeModel:
+    sizes = {
+        name: getattr(config.model, name)
+        for name in (
+            "tuned_blocks", "hidden_size", "projector_hidden_size", "perceiver_depth", "perceiver_latents",
+            "perceiver_heads", "perceiver_dim_head", "sentence_pooling", "mask_padding",
+        )
+    }  # fmt: skip
+    model = build_cogaze(
+        config.model.vision,
+        config.model.text,
+        text_layers=config.model.text_layers or None,
+        vocabulary=vocabulary,
+        image_size=config.data.view.size_px,
+        **sizes,
+    )
+    for tower in (model.config.vision_config, model.config.text_config):
+        assert isinstance(tower, PreTrainedConfig)
+        tower.name_or_path = public_name(tower.name_or_path or "")
+    return model
+
+
+def public_name(name: str) -> str:
+    """Return what a tower is called where others read it: of a folder its last name."""
+    return Path(name).name if name and Path(name).is_dir() else name
+
+
+def _stream(
+    config: RunConfig, table: SampleTable, model: CoGazeModel, collate: Collate, share: Share, accelerator: Accelerator
+) -> Stream:
+    plan, data = config.plan, config.data
+    if table.split != "train":
+        still = replace(data.view, rule="letterbox" if data.view.is_random else data.view.rule, flip=0.0, shift=0.0)
+        plan, data = replace(plan, shuffle=False, gaze_ratio=1.0), replace(data, view=still)
+    dataset = ShardDataset(config.shards, table, model.patch_grid, data)
+    return Stream(dataset, collate, plan, share, config.workers, accelerator.device)
+
+
+def trainable(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Name the parameters that are trained."""
+    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)

@@ -1,0 +1,185 @@
+"""One optimizer step over a window of micro-batches: losses, their gradients, and what not finite ones lead to."""
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from cogaze.checkpoint import Position
+from cogaze.data.collate import Batch
+from cogaze.data.plan import Position as DataPosition
+from cogaze.log import say
+from cogaze.models.cogaze import CoGazeOutput
+from cogaze.objectives import ALIGN, LossSum, align_loss, cogaze_losses, expected_counts, weighted_total, with_total
+from cogaze.run import Run, trainable
+
+
+class NonFiniteLossError(RuntimeError):
+    """A step's loss or gradient is NaN or infinite."""
+
+
+def step(run: Run, window: Sequence[Batch], position: Position) -> tuple[Position, dict[str, float]]:
+    """One optimizer step over a window of micro-batches; returns the next position and what to log."""
+    run.wrapped.train()
+    rate = run.trained.schedule.lr
+    counts = global_counts(run.accelerator, window)
+    values = _mean_losses(run, backward_window(run, window, counts), counts)
+    values |= {"gradient_norm": _clipped_norm(run), "lr": rate}
+    skipped = position.skipped
+    finite = all(math.isfinite(value) for value in values.values())
+    if finite or run.trained.scaler is not None:  # the scaler skips a step by itself, and then scales less
+        run.optimizer.step()
+    if finite:
+        run.trained.schedule.step()
+        if run.trained.average is not None:
+            run.trained.average.update(trainable(run.model))
+    elif not _only_overflow(run, values):
+        skipped += 1
+        _refuse_nonfinite(run, window, replace(position, skipped=skipped), values)
+    run.optimizer.zero_grad(set_to_none=True)
+    following = DataPosition(position.epoch, position.step).next(run.train.steps)
+    done = position.steps_done + 1
+    return replace(position, epoch=following.epoch, step=following.step, steps_done=done, skipped=skipped), values
+
+
+def backward_window(run: Run, window: Sequence[Batch], counts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Accumulate the gradients of a window; returns this process's sum of each named loss.
+
+    Where the contrastive loss has to see several micro-batches, embeddings are computed twice: once without
+    gradients to form the loss over all of them, then each micro-batch again to carry its share back.
+    """
+    accelerator, config = run.accelerator, run.config
+    two_passes = config.fit.negatives == "window" and len(window) > 1
+    cached = _cached_alignment(run, window, counts) if two_passes else None
+    found: dict[str, Tensor] = {} if cached is None else {ALIGN: cached.total}
+    for i, batch in enumerate(window):
+        last = i == len(window) - 1
+        with nullcontext() if last else accelerator.no_sync(run.wrapped):
+            if cached is not None:
+                cached.random[i].restore()
+            output = forward(run, batch)
+            sums: dict[str, LossSum] = dict(cogaze_losses(output, batch, run.class_weights, config.objective))
+            if cached is None:
+                sums[ALIGN] = aligned(output, batch)
+            total = weighted_total(sums, counts, config.objective, accelerator.num_processes)
+            if cached is not None:
+                total = total + cached.carried(i, output, last)
+            accelerator.backward(total)
+        for name, loss in sums.items():
+            found[name] = found.get(name, torch.zeros((), device=total.device)) + loss.total.detach()
+    return found
+
+
+def forward(run: Run, batch: Batch) -> CoGazeOutput:
+    """Call the prepared model in the run's precision."""
+    with run.accelerator.autocast():
+        output: CoGazeOutput = run.wrapped(**batch.model_inputs())
+    return output
+
+
+def aligned(output: CoGazeOutput, batch: Batch) -> LossSum:
+    """Sum the contrastive loss of one micro-batch, against those of all processes."""
+    return align_loss(output.visual_embed, output.report_embed, output.logit_scale, batch, gather=True)
+
+
+@dataclass(frozen=True, eq=False)
+class _RandomState:
+    """The generators that dropout draws from, so that a second pass drops the same."""
+
+    cpu: Tensor
+    device: Tensor | None
+
+    @classmethod
+    def now(cls) -> "_RandomState":
+        return cls(torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_available() else None)
+
+    def restore(self) -> None:
+        torch.set_rng_state(self.cpu)
+        if self.device is not None:
+            torch.cuda.set_rng_state(self.device)
+
+
+@dataclass(frozen=True, eq=False)
+class _CachedAlignment:
+    """The contrastive loss of a window and its gradients by micro-batch, to be carried back one at a time."""
+
+    total: Tensor
+    random: list[_RandomState]
+    image_grads: list[Tensor]
+    report_grads: list[Tensor]
+    scale_grad: Tensor
+
+    def carried(self, i: int, output: CoGazeOutput, last: bool) -> Tensor:
+        """A scalar whose gradient is the cached one of micro-batch i; the scale's goes with the last."""
+        carried = (output.visual_embed.float() * self.image_grads[i]).sum()
+        carried = carried + (output.report_embed.float() * self.report_grads[i]).sum()
+        return carried + output.logit_scale * (self.scale_grad if last else 0.0)
+
+
+def _cached_alignment(run: Run, window: Sequence[Batch], counts: dict[str, Tensor]) -> _CachedAlignment:
+    outputs, random = [], []
+    for batch in window:
+        random.append(_RandomState.now())
+        with torch.no_grad():
+            outputs.append(forward(run, batch))
+    images = [output.visual_embed.float().requires_grad_() for output in outputs]
+    reports = [output.report_embed.float().requires_grad_() for output in outputs]
+    scale = outputs[0].logit_scale.detach().clone().requires_grad_()
+    rows = torch.cat([batch.valid & batch.has_report for batch in window])
+    joined = replace(
+        window[0],
+        valid=rows,
+        has_report=torch.ones_like(rows),
+        study_id=torch.cat([batch.study_id for batch in window]),
+    )
+    loss = align_loss(torch.cat(images), torch.cat(reports), scale, joined, gather=True)
+    total = weighted_total({ALIGN: loss}, counts, run.config.objective, run.accelerator.num_processes)
+    grads = torch.autograd.grad(total, [*images, *reports, scale])
+    n = len(window)
+    return _CachedAlignment(loss.total.detach(), random, list(grads[:n]), list(grads[n : 2 * n]), grads[-1])
+
+
+def global_counts(accelerator: Accelerator, window: Sequence[Batch]) -> dict[str, Tensor]:
+    """What each loss counts, over the window and all processes."""
+    own = [expected_counts(batch) for batch in window]
+    names = list(own[0])
+    summed = torch.stack([torch.stack([counts[name] for counts in own]).sum() for name in names])
+    return dict(zip(names, accelerator.reduce(summed, "sum"), strict=True))
+
+
+def _clipped_norm(run: Run) -> float:
+    clip = run.config.optim.clip_norm or float("inf")
+    parameters = [parameter for _, parameter in trainable(run.wrapped)]
+    norm = run.accelerator.clip_grad_norm_(parameters, clip)
+    return float(norm) if norm is not None else 0.0
+
+
+def _mean_losses(run: Run, sums: Mapping[str, Tensor], counts: Mapping[str, Tensor]) -> dict[str, float]:
+    """Mean of each loss over the global batch, and the weighted total; the same in every process."""
+    total = run.accelerator.reduce(torch.stack(list(sums.values())), "sum")
+    count = torch.stack([counts[name] for name in sums]).clamp(min=1)
+    values = dict(zip(sums, (total / count).tolist(), strict=True))
+    return {f"train/{name}": value for name, value in with_total(values, run.config.objective).items()}
+
+
+def _only_overflow(run: Run, values: Mapping[str, float]) -> bool:
+    """Whether fp16 gradients overflowed under a finite loss, which the scaler answers by scaling less."""
+    return run.trained.scaler is not None and math.isfinite(values["train/loss"])
+
+
+def _refuse_nonfinite(run: Run, window: Sequence[Batch], position: Position, values: Mapping[str, float]) -> None:
+    """Say which step, what and whose samples; raises NonFiniteLossError where that is one step too many."""
+    names = ", ".join(name for name, value in values.items() if not math.isfinite(value))
+    keys = ", ".join(key for batch in window for key in batch.keys if key)
+    allowed = run.config.fit.max_nonfinite
+    message = f"step {position.steps_done + 1}: {names} not finite; samples of this process: {keys}"
+    if position.skipped > allowed:
+        raise NonFiniteLossError(
+            f"{message}. Such steps so far: {position.skipped}, fit.max_nonfinite allows {allowed}; lower optim.lr, or "
+            "look at these samples"
+        )
+    say(f"{message}; skipped")
