@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,21 +10,10 @@ from cogaze.data.collate import Batch
 from cogaze.losses.contrastive import multi_positive_loss_sum
 from cogaze.losses.gaze import soft_gaze_loss_sum
 from cogaze.losses.labels import class_balanced_bce_sum
+from cogaze.losses.sums import LossSum
 from cogaze.models.cogaze import CoGazeOutput
 
 ALIGN = "align"
-
-
-class LossSum(Protocol):
-    """A loss summed over what it counts, and how many those are."""
-
-    @property
-    def total(self) -> Tensor:
-        """The sum, a scalar."""
-
-    @property
-    def count(self) -> Tensor:
-        """Over how many, a scalar."""
 
 
 @dataclass(frozen=True)

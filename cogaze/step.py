@@ -13,8 +13,9 @@ from cogaze.checkpoint import Position
 from cogaze.data.collate import Batch
 from cogaze.data.plan import Position as DataPosition
 from cogaze.log import say
+from cogaze.losses.sums import LossSum
 from cogaze.models.cogaze import CoGazeOutput
-from cogaze.objectives import ALIGN, LossSum, align_loss, cogaze_losses, expected_counts, weighted_total, with_total
+from cogaze.objectives import ALIGN, align_loss, cogaze_losses, expected_counts, weighted_total, with_total
 from cogaze.run import Run, trainable
 
 
@@ -62,7 +63,7 @@ def backward_window(run: Run, window: Sequence[Batch], counts: dict[str, Tensor]
             if cached is not None:
                 cached.random[i].restore()
             output = forward(run, batch)
-            sums: dict[str, LossSum] = dict(cogaze_losses(output, batch, run.class_weights, config.objective))
+            sums = cogaze_losses(output, batch, run.class_weights, config.objective)
             if cached is None:
                 sums[ALIGN] = aligned(output, batch)
             total = weighted_total(sums, counts, config.objective, accelerator.num_processes)

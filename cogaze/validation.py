@@ -11,7 +11,7 @@ from cogaze.data.loader import Stream
 from cogaze.evaluate.metrics import auroc
 from cogaze.export import export
 from cogaze.log import note, say
-from cogaze.objectives import ALIGN, LossSum, cogaze_losses, with_total
+from cogaze.objectives import ALIGN, cogaze_losses, with_total
 from cogaze.run import Run
 from cogaze.step import aligned, forward
 from gazeprep.schema import CHEXPERT_LABELS
@@ -38,7 +38,7 @@ def validate(run: Run, stream: Stream) -> Validation:
     scores, labels, masks = [], [], []
     for batch in stream.epoch():
         output = forward(run, batch)
-        losses: dict[str, LossSum] = dict(cogaze_losses(output, batch, run.class_weights, run.config.objective))
+        losses = cogaze_losses(output, batch, run.class_weights, run.config.objective)
         losses[ALIGN] = aligned(output, batch)
         for name, loss in losses.items():
             sums[name] = sums.get(name, 0.0) + loss.total

@@ -1,6 +1,5 @@
 """Multi-positive InfoNCE between images and reports: everything of the same study is a positive, over all processes."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,13 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-
-@dataclass(frozen=True, eq=False)
-class LossSum:
-    """The loss summed over this process's rows, and their number; both scalars."""
-
-    total: Tensor
-    count: Tensor
+from cogaze.losses.sums import LossSum
 
 
 def multi_positive_loss(image_embed: Tensor, text_embed: Tensor, study_id: Tensor, log_logit_scale: Tensor) -> Tensor:

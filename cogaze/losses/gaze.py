@@ -3,7 +3,6 @@
 All images of a batch at once: sentences are padded to (images, slots), so that every row is one row of one softmax.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,16 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from cogaze.losses.sums import LossSum
+
 EPS = 1e-8  # inside the logarithms; a cell or row of the heatmap counts if it has more than this
 SHORTEST = 1e-12  # a feature vector is not divided by less than this length
-
-
-@dataclass(frozen=True, eq=False)
-class LossSum:
-    """The loss summed over images with gaze, and their number; both scalars."""
-
-    total: Tensor
-    count: Tensor
 
 
 def soft_gaze_loss(

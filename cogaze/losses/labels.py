@@ -1,19 +1,12 @@
 """Binary cross-entropy over findings, rare ones weighted up by their effective number of samples."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-@dataclass(frozen=True, eq=False)
-class LossSum:
-    """The loss summed over labels, and their number; both scalars."""
-
-    total: Tensor
-    count: Tensor
+from cogaze.losses.sums import LossSum
 
 
 def class_balanced_weights(positives_per_class: Tensor | Sequence[int], beta: float = 0.9999) -> Tensor:
