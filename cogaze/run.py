@@ -153,7 +153,7 @@ def _class_weights(config: RunConfig, table: SampleTable) -> Tensor:
     if not config.objective.image_disease and not config.objective.report_disease:
         return torch.ones(len(CHEXPERT_LABELS))
     positives = count_positives(table.labels, config.collate.labels)
-    return class_balanced_weights(positives.clamp(min=1), config.objective.class_beta)
+    return class_balanced_weights(positives, config.objective.class_beta)
 
 
 def _build_model(config: RunConfig, vocabulary: Vocabulary | None) -> CoGazeModel:

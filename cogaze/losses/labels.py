@@ -12,16 +12,21 @@ from cogaze.losses.sums import LossSum
 def class_balanced_weights(positives_per_class: Tensor | Sequence[int], beta: float = 0.9999) -> Tensor:
     """(1 - β) / (1 - βⁿ) of each class's positives n, scaled to sum to the number of classes: (classes,) float32.
 
-    Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", 2019. Raises ValueError on a class without
-    positives, whose weight would be infinite, or a beta outside [0, 1).
+    Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", 2019. A class without positives, whose
+    weight would be infinite, gets 0: by the scaling the mean over all classes is then that over the others. Raises
+    ValueError where no class has positives, or on a beta outside [0, 1).
     """
     positives = torch.as_tensor(positives_per_class).double()
     if not 0 <= beta < 1:
         raise ValueError(f"beta is {beta}; it must be at least 0 and below 1")
-    empty = (~(positives >= 1)).nonzero().flatten().tolist()
-    if empty:
-        raise ValueError(f"classes {empty} have no positive case to weight by; leave them out or count them as 1")
-    weights = (1 - beta) / (1 - beta**positives)
+    if not (positives >= 0).all():
+        raise ValueError(f"positives_per_class is {positives.tolist()}; a number of cases is 0 or more")
+    if not positives.any():
+        raise ValueError(
+            f"none of the {len(positives)} classes has a positive case to weight by: labels are absent or all "
+            "negative; give others, or set the weight of the disease losses to 0"
+        )
+    weights = torch.where(positives > 0, (1 - beta) / (1 - beta**positives), 0.0)
     return (weights * len(weights) / weights.sum()).float()
 
 

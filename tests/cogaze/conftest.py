@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,11 @@ def towers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def changed(part: Any, path: Sequence[str], value: Any) -> Any:
+    """Return a config with one value replaced, at a path of field names."""
+    return replace(part, **{path[0]: changed(getattr(part, path[0]), path[1:], value) if path[1:] else value})
+
+
 @pytest.fixture
 def run_config(shards: Path, towers: Path, tmp_path: Path) -> Iterator[Callable[..., RunConfig]]:
     """Return run_config(name, {"fit.max_steps": 2, ...}): a run of 3 steps an epoch into a folder of that name."""
@@ -103,9 +108,7 @@ def run_config(shards: Path, towers: Path, tmp_path: Path) -> Iterator[Callable[
             fit=FitConfig(epochs=2, precision="no", tracker="none"),
         )
         for path, value in (changes or {}).items():
-            part, _, field = path.rpartition(".")
-            inner = replace(getattr(made, part), **{field: value}) if part else value
-            made = replace(made, **{part or field: inner})
+            made = changed(made, path.split("."), value)
         return made
 
     AcceleratorState._reset_state(True)

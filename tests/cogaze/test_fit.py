@@ -7,6 +7,8 @@ import signal
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from accelerate import debug_launcher
@@ -22,6 +24,7 @@ from cogaze.checkpoint import FOLDER
 from cogaze.fit import StopRequested, fit
 from cogaze.models.cogaze import CoGazeModel
 from cogaze.step import NonFiniteLossError, backward_window
+from gazeprep.schema import CHEXPERT_LABELS
 
 RATE = 1e-3  # of run_config
 
@@ -377,7 +380,15 @@ BAD = {
     "batch larger than the data": ({"plan.global_batch": 999}, r"global_batch is 999, .* only \d+ training"),
     "batch that cannot be cut": ({"fit.accumulation": 3}, "global batch of 8 .* multiple of 3"),
     "no vision tower": ({"model.vision": "no/where"}, "no vision tower at no/where: name a folder"),
-    "no text tower": ({"model.text": "no/where"}, "no tokenizer at no/where: name a folder"),
+    "no text tower": (
+        {"model.text": "no/where", "model.tokenizer": "{towers}/text"},
+        "no text tower at no/where: name a folder",
+    ),
+    "no tokenizer": ({"model.tokenizer": "no/where"}, "no tokenizer at no/where: name a folder"),
+    "a tower that is no text tower": (
+        {"model.text": "{towers}/vision", "model.tokenizer": "{towers}/text"},
+        "holds a dinov2 model: name a BERT",
+    ),
     "grid that does not fit": ({"data.view.size_px": 60}, "60 is not a multiple of .* set it to 56"),
     "a prompt's token": ({"collate.text.report": "[NOTE] {report}"}, r"lacks \[NOTE\]"),
     "fp16 on CPU": ({"fit.precision": "fp16"}, "fp16, which needs a GPU; set it to bf16 or no"),
@@ -385,17 +396,70 @@ BAD = {
 
 
 @pytest.mark.parametrize(("changes", "message"), BAD.values(), ids=BAD)
-def test_bad_input_stops_before_the_first_step(run_config, changes, message):
-    config = run_config("bad")
-    for path, value in changes.items():
-        config = changed(config, path.split("."), value)
+def test_bad_input_stops_before_the_first_step(run_config, towers, changes, message):
+    there = {name: v.replace("{towers}", str(towers)) if isinstance(v, str) else v for name, v in changes.items()}
+    stops(run_config("bad", there), message)
+
+
+def stops(config, message):
+    """Nothing was trained nor written when the run stops."""
     with pytest.raises(ValueError, match=message):
         run(config)
-    assert not (config.out / "log.jsonl").exists()
+    assert not config.out.exists()
 
 
-def changed(part, path, value):
-    return replace(part, **{path[0]: changed(getattr(part, path[0]), path[1:], value) if path[1:] else value})
+@pytest.fixture
+def shards_with(shards, tmp_path):
+    """Return shards_with(change, ...): the shards after change(rows) of their index, or of values of the manifest."""
+
+    def edited(change=None, **manifest):
+        root = tmp_path / "edited shards"
+        shutil.copytree(shards, root, dirs_exist_ok=True)
+        if change is not None:
+            change(pd.read_parquet(shards / "index.parquet")).to_parquet(root / "index.parquet")
+        written = json.loads((shards / "dataset.json").read_text())
+        (root / "dataset.json").write_text(json.dumps(written | manifest))
+        return str(root)
+
+    return edited
+
+
+def test_shards_of_another_schema_are_refused(run_config, shards_with):
+    root = shards_with(schema_version="0.9")
+    stops(run_config("schema", {"shards": root}), r"schema version 0\.9, this gazeprep reads .*; build them again")
+
+
+def test_an_empty_split_is_named_with_the_cure(run_config, shards_with):
+    for split, cure in (("train", "choose another"), ("validate", r"set fit\.validate_every to -1")):
+        root = shards_with(lambda rows, split=split: rows[rows["split"] != split])
+        stops(run_config("empty", {"shards": root}), rf"hold no sample of split '{split}' \(samples by split: .*{cure}")
+
+
+def relabelled(label_of):
+    """A change of the index by which each sample's 14 labels are label_of(labels)."""
+    return lambda rows: rows.assign(labels=[label_of(labels) for labels in rows["labels"]])
+
+
+def test_labels_may_be_absent_only_where_no_loss_needs_them(run_config, shards_with):
+    shards = {"shards": shards_with(relabelled(lambda labels: labels * 0 - 2))}
+    stops(
+        run_config("labels", shards), r"none of the \d+ samples has labels .* set the weight of the disease losses to 0"
+    )
+    without = {"objective.image_disease": 0.0, "objective.report_disease": 0.0, "fit.max_steps": 1}
+    assert run(run_config("no labels", shards | without)).finished
+
+
+def test_a_disease_without_positives_has_no_weight_and_is_named(run_config, shards_with, capsys):
+    def never_pneumonia(labels):
+        return np.where(np.array(CHEXPERT_LABELS) == "Pneumonia", 0, np.where(labels == 1, 1, 0))
+
+    config = run_config("none", {"shards": shards_with(relabelled(never_pneumonia)), "fit.max_steps": 1})
+    assert run(config).finished
+    assert "Pneumonia" in capsys.readouterr().err.split("no training sample is positive for ")[1]
+    stops(
+        run_config("no disease", {"shards": shards_with(relabelled(lambda labels: labels * 0))}),
+        "none of the 14 classes has a positive case",
+    )
 
 
 @pytest.mark.parametrize(
@@ -411,33 +475,6 @@ def test_what_accelerate_would_leave_out_in_silence_is_refused(run_config, monke
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=message):
         run(run_config("asked"))
-
-
-def test_labels_may_be_absent_only_where_no_loss_needs_them(run_config, monkeypatch):
-    read = run_module.read_table
-
-    def without_labels(root, split):
-        table = read(root, split)
-        return replace(table, labels=table.labels * 0 - 2)
-
-    monkeypatch.setattr(run_module, "read_table", without_labels)
-    with pytest.raises(ValueError, match=r"has labels .* set the weight of the disease losses to 0"):
-        run(run_config("labels"))
-    without = {"objective.image_disease": 0.0, "objective.report_disease": 0.0, "fit.max_steps": 1}
-    assert run(run_config("no labels", without)).finished
-
-
-def test_an_empty_validation_split_names_the_cure(run_config, monkeypatch):
-    read = run_module.read_table
-
-    def only_train(root, split):
-        if split == "validate":
-            raise ValueError("the shards hold no sample of split 'validate'")
-        return read(root, split)
-
-    monkeypatch.setattr(run_module, "read_table", only_train)
-    with pytest.raises(ValueError, match=r"fit\.validate_every to -1"):
-        run(run_config("empty"))
 
 
 def test_a_checkpoint_of_another_config_is_refused(run_config):

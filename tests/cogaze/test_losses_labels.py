@@ -42,9 +42,24 @@ def test_weights_of_one_class_and_of_beta_zero_are_one():
     assert class_balanced_weights([7, 70], beta=0).tolist() == [1, 1]
 
 
+def test_a_class_without_positives_is_as_good_as_left_out():
+    weights = class_balanced_weights([3, 0, 50], beta=0.99)
+    assert weights[1] == 0
+    assert weights.sum() == pytest.approx(3)
+    others = class_balanced_weights([3, 50], beta=0.99)
+    assert (weights[0] / weights[2]).item() == pytest.approx((others[0] / others[1]).item())
+    all_classes = class_balanced_bce(LOGITS, LABELS, weights)
+    assert all_classes.item() == pytest.approx(class_balanced_bce(LOGITS[:, ::2], LABELS[:, ::2], others).item())
+
+
 @pytest.mark.parametrize(
     ("positives", "beta", "message"),
-    [([3, 0, 5, 0], 0.9, r"\[1, 3\]"), ([3, math.nan], 0.9, r"\[1\]"), ([3], 1.0, "beta is 1.0")],
+    [
+        ([0, 0], 0.9, "none of the 2 classes has a positive case .* set the weight of the disease losses to 0"),
+        ([3, math.nan], 0.9, "nan"),
+        ([3, -1], 0.9, "-1"),
+        ([3], 1.0, "beta is 1.0"),
+    ],
 )
 def test_impossible_weights_are_refused(positives, beta, message):
     with pytest.raises(ValueError, match=message):
