@@ -11,14 +11,17 @@ from cogaze.data.plan import PlanConfig
 from cogaze.objectives import ObjectiveConfig
 from cogaze.optim import OptimConfig
 
+LEAST = {"epochs": 1, "accumulation": 1, "keep": 1, "save_every": 0, "max_nonfinite": 0, "max_steps": 0}
+
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The towers (folders, or names on a hub) and the sizes of what is new; the defaults are CoGaze's published ones.
 
     tokenizer: a folder or name, "" for the text tower's own. text_layers: how many layers of the text tower to keep,
-    0 for all. tuned_blocks: of the vision tower, from its end; the rest is frozen. mask_padding: False averages and
-    attends to padding, as published.
+    0 for all. tuned_blocks: of the vision tower, from its end; the rest is frozen. sentence_pooling: a sentence is
+    its first token, [CLS], as published, or the mean of its tokens. mask_padding: False averages and attends to
+    padding, as published.
     """
 
     vision: str = "microsoft/rad-dino"
@@ -43,8 +46,9 @@ class FitConfig:
     epochs: to train; max_steps ends it earlier, 0 does not. accumulation: micro-batches of a process per step.
     negatives: "window" contrasts a sample with the whole global batch (two passes where it has several
     micro-batches), "micro" with its own micro-batch over all processes. precision: of the forward pass.
-    validate_every, save_every: steps, 0 for once an epoch. keep: latest checkpoints. max_nonfinite: steps in all
-    whose loss may be NaN or infinite and is skipped, before the run stops. compile: torch.compile.
+    validate_every, save_every: steps, 0 for once an epoch; a negative validate_every never validates and needs no
+    validation split. keep: latest checkpoints. max_nonfinite: steps in all whose loss may be NaN or infinite and is
+    skipped, before the run stops. compile: torch.compile.
     """
 
     epochs: int = 50
@@ -61,7 +65,7 @@ class FitConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("accumulation", 1), ("keep", 1), ("max_nonfinite", 0), ("max_steps", 0)):
+        for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise ValueError(f"fit.{name} is {getattr(self, name)}, must be at least {least}")
 
