@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cogaze.data.collate import CollateConfig
-from cogaze.data.dataset import DatasetConfig
+from cogaze.data.dataset import BESIDE, DatasetConfig
 from cogaze.data.loader import WorkerConfig
 from cogaze.data.plan import PlanConfig
 from cogaze.objectives import ObjectiveConfig
@@ -90,6 +90,8 @@ class RunConfig:
         values = asdict(self)
         for name in ("out", "shards", "workers"):
             del values[name]
+        if values["data"]["features"]:
+            values["data"]["features"] = BESIDE
         return _plain(values)
 
 

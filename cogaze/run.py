@@ -20,6 +20,7 @@ from cogaze.data.collate import Collate, add_special_tokens, count_positives
 from cogaze.data.dataset import SampleTable, ShardDataset, read_table
 from cogaze.data.loader import Stream
 from cogaze.data.plan import Share
+from cogaze.frozen import stored_tokens
 from cogaze.losses.labels import class_balanced_weights
 from cogaze.models.cogaze import CoGazeModel, build_cogaze
 from cogaze.models.text import Vocabulary
@@ -44,16 +45,18 @@ class Run:
     total_steps: int
 
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint must have been written under to be gone on with: the config and the training samples."""
-        samples = hashlib.blake2b(self.train.dataset.table.key.tobytes(), digest_size=8).hexdigest()
-        return {**self.config.resolved(), "samples": samples}
+        """What a checkpoint must have been written under to be gone on with: config, training samples, features."""
+        dataset = self.train.dataset
+        samples = hashlib.blake2b(dataset.table.key.tobytes(), digest_size=8).hexdigest()
+        stored = {} if dataset.features is None else {"features": dataset.features.name}
+        return {**self.config.resolved(), "samples": samples, **stored}
 
 
 def prepare(config: RunConfig) -> Run:
     """Make everything ready before the first step; raises ValueError where data, towers and config do not fit."""
     tables = _tables(config)
     accelerator = _accelerator(config)
-    _quiet()
+    quiet()
     set_seed(config.fit.seed)
     tokenizer = _tokenizer(config)
     added = add_special_tokens(tokenizer)
@@ -131,7 +134,7 @@ def _accelerator(config: RunConfig) -> Accelerator:
     return accelerator
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Keep transformers' load reports and progress bars away, unless its own variable asks for them."""
     if "TRANSFORMERS_VERBOSITY" not in os.environ:
         transformers.logging.set_verbosity_error()
@@ -188,9 +191,9 @@ def _stream(
 ) -> Stream:
     plan, data = config.plan, config.data
     if table.split != "train":
-        still = replace(data.view, rule="letterbox" if data.view.is_random else data.view.rule, flip=0.0, shift=0.0)
-        plan, data = replace(plan, shuffle=False, gaze_ratio=1.0), replace(data, view=still)
-    dataset = ShardDataset(config.shards, table, model.patch_grid, data)
+        plan, data = replace(plan, shuffle=False, gaze_ratio=1.0), replace(data, view=data.view.still())
+    features = stored_tokens(config, table, data.view, model.vision) if data.features else None
+    dataset = ShardDataset(config.shards, table, model.patch_grid, data, features)
     return Stream(dataset, collate, plan, share, config.workers, accelerator.device)
 
 

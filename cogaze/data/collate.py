@@ -79,13 +79,14 @@ def check_special_tokens(tokenizer: PreTrainedTokenizerBase, config: TextConfig)
 class Batch:
     """B images with their texts, S gaze sentences and labels, as tensors; P patches without CLS.
 
-    pixels (B, H, W) uint8, which pixel_values turns into what a tower takes. sentence_image (S,): the image of each
-    sentence, whose map is heatmap (S, P); the whole transcript is one more row of each gaze image. S is at least 1:
-    without gaze a dummy sentence of weight 0 stands there. Masks over tokens are never empty. faults (B,): why a
-    skipped sample could not be read.
+    pixels (B, H, W) uint8, which pixel_values turns into what a tower takes, or a frozen tower's stored vision_tokens
+    (B, 1 + P, width) float16 in their place. sentence_image (S,): the image of each sentence, whose map is heatmap
+    (S, P); the whole transcript is one more row of each gaze image. S is at least 1: without gaze a dummy sentence of
+    weight 0 stands there. Masks over tokens are never empty. faults (B,): why a skipped sample could not be read.
     """
 
     pixels: Tensor
+    vision_tokens: Tensor | None
     pixel_mean: Tensor
     pixel_std: Tensor
     patch_mask: Tensor
@@ -115,12 +116,13 @@ class Batch:
     @property
     def pixel_values(self) -> Tensor:
         """Normalised pixels (B, 3, H, W) float32, made where the batch lies: a twelfth of the bytes travel."""
-        scale, shift = 1 / (255 * self.pixel_std), -self.pixel_mean / self.pixel_std
-        return torch.addcmul(shift[:, None, None], self.pixels[:, None].to(torch.float32), scale[:, None, None])
+        return normalised(self.pixels, self.pixel_mean, self.pixel_std)
 
     def model_inputs(self) -> dict[str, Tensor]:
         """Return what CoGazeModel.forward takes of the batch, by name."""
-        return {"pixel_values": self.pixel_values, **{name: getattr(self, name) for name in MODEL_FIELDS}}
+        tokens = self.vision_tokens
+        seen = {"pixel_values": self.pixel_values} if tokens is None else {"vision_tokens": tokens.float()}
+        return seen | {name: getattr(self, name) for name in MODEL_FIELDS}
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """Move every tensor to a device."""
@@ -133,6 +135,12 @@ class Batch:
     def _each(self, change: Any) -> Self:
         values = {one.name: getattr(self, one.name) for one in fields(self)}
         return replace(self, **{name: change(value) for name, value in values.items() if isinstance(value, Tensor)})
+
+
+def normalised(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Turn gray levels (B, H, W) uint8 into (gray level / 255 - mean) / std of each channel, (B, 3, H, W) float32."""
+    scale, shift = 1 / (255 * std), -mean / std
+    return torch.addcmul(shift[:, None, None], pixels[:, None].to(torch.float32), scale[:, None, None])
 
 
 @dataclass(frozen=True)
@@ -216,6 +224,7 @@ class Collate:
         has_gaze[image[heatmap.sum(dim=1) > 0]] = True
         return Batch(
             pixels=torch.from_numpy(np.stack([example.pixels for example in examples])),
+            vision_tokens=_tokens_of(examples),
             pixel_mean=torch.tensor(self.config.pixel_mean),
             pixel_std=torch.tensor(self.config.pixel_std),
             patch_mask=torch.from_numpy(np.stack([example.patch_mask for example in examples])),
@@ -261,6 +270,11 @@ class Collate:
         for i, row in enumerate(rows):
             ids[i, : len(row)] = torch.tensor(row)
         return ids, torch.arange(ids.shape[1])[None] < lengths[:, None]
+
+
+def _tokens_of(examples: Sequence[Example]) -> Tensor | None:
+    found = [example.tokens for example in examples if example.tokens is not None]
+    return torch.from_numpy(np.stack(found)) if found else None
 
 
 def _sentences_of(examples: Sequence[Example]) -> _Sentences:

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Protocol
 
 import fsspec  # type: ignore[import-untyped]
 import numpy as np
@@ -34,13 +34,36 @@ VIEW_NUMBER = {"PA": 0, "AP": 1, "LATERAL": 2, "LL": 2}  # the rest is UNK
 SECTIONS = ("indication", "history", "comparison", "technique", "findings", "impression", "last_paragraph")
 READ_MEMBERS = ("image", "gaze", "json")  # maps are rendered
 OPEN_SHARDS = 64
+BESIDE = "auto"  # of DatasetConfig.features: in the folder of the shards
 
 # What damaged bytes, or bytes of another shard, raise on their way to an example.
 DAMAGE = (OSError, ValueError, LookupError, TypeError, EOFError, struct.error, zipfile.BadZipFile, zlib.error)
 
 
+REBUILD = "compare the shard's sha256 with dataset.json, copy or build it again"
+
+
 class CorruptSampleError(ValueError):
     """A sample cannot be read; the message names its shard and key."""
+
+
+class DamagedTokensError(ValueError):
+    """A sample's stored tokens cannot be read."""
+
+    cure = "remove that file and run pipelines/cache_features.py with the run's config again"
+
+
+class TokenSource(Protocol):
+    """Tokens of a frozen tower by row of a table, in place of its pictures; shape (1 + P, width) of a sample's.
+
+    name: tells towers, views and pictures apart.
+    """
+
+    name: str
+    shape: tuple[int, int]
+
+    def read(self, row: int) -> npt.NDArray[np.float16]:
+        """Return a row's tokens; raises DamagedTokensError."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +104,7 @@ def read_table(root: str | Path, split: Split) -> SampleTable:
 
     Raises ValueError where there is no finished build, its schema version is another, or the split is empty.
     """
-    rows = _read_index(str(root))
+    rows = read_folder(root).index
     found = rows["split"].value_counts().to_dict()
     rows = rows[rows["split"] == split].reset_index(drop=True)
     if rows.empty:
@@ -114,15 +137,16 @@ def _study_ids(rows: pd.DataFrame) -> npt.NDArray[np.int64]:
     return np.where(rows["study"] == "", -1 - np.arange(len(rows)), number).astype(np.int64)
 
 
-def _read_index(root: str) -> pd.DataFrame:
-    if "://" not in root:
-        return ShardFolder(root).index
-    filesystem, path = fsspec.url_to_fs(root)
+def read_folder(root: str | Path) -> ShardFolder:
+    """Read manifest and index of a local folder or an fsspec url; raises ValueError where it is no finished build."""
+    if "://" not in str(root):
+        return ShardFolder(root)
+    filesystem, path = fsspec.url_to_fs(str(root))
     with TemporaryDirectory() as folder:
         for name in ("dataset.json", "index.parquet"):
             if filesystem.exists(f"{path}/{name}"):
                 filesystem.get_file(f"{path}/{name}", f"{folder}/{name}")
-        return ShardFolder(folder).index
+        return ShardFolder(folder)
 
 
 class ShardFiles:
@@ -172,21 +196,25 @@ class DatasetConfig:
     """What becomes of a sample on its way to an example.
 
     skip_corrupt: deliver a corrupt sample as a filler that is counted, instead of stopping the run.
-    max_corrupt_in_a_row: skipping more than this many one after another stops it all the same.
+    max_corrupt_in_a_row: skipping more than this many one after another stops it all the same. features: where
+    training finds the frozen tower's tokens that pipelines/cache_features.py stored: "auto" beside the shards, or
+    another folder for them; "" for nowhere, the tower sees the images.
     """
 
     view: ViewConfig = field(default_factory=ViewConfig)
     seed: int = 0
     skip_corrupt: bool = False
     max_corrupt_in_a_row: int = 10
+    features: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class Example:
     """One sample, loaded and seen through its view; a filler has no picture, no text and valid False.
 
-    pixels (H, W) uint8. patch_mask (P,) bool. maps (1 + S, P) float32: the whole reading, then each sentence;
-    (0, P) where no gaze is used. labels (14,) int8. fault: why a skipped sample could not be read, "" for none.
+    pixels (H, W) uint8, (0, 0) where tokens (1 + P, width) float16 stand for them. patch_mask (P,) bool. maps
+    (1 + S, P) float32: the whole reading, then each sentence; (0, P) where no gaze is used. labels (14,) int8. fault:
+    why a skipped sample could not be read, "" for none.
     """
 
     key: str
@@ -200,27 +228,37 @@ class Example:
     transcript: str
     sentences: tuple[str, ...]
     maps: npt.NDArray[np.float32]
+    tokens: npt.NDArray[np.float16] | None = None
     fault: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class Members:
-    """What a sample's files hold: the json, the stored picture, the columns of gaze (None where it is not used)."""
+    """What a sample's files hold: the json, the picture or a tower's tokens of it, the columns of gaze if used."""
 
     record: Record
-    picture: GrayImage
+    picture: GrayImage | None
     gaze: GazeColumns | None
+    tokens: npt.NDArray[np.float16] | None = None
 
 
 class ShardDataset(Dataset[Example]):
     """The examples of one split, by place in the plan.
 
-    grid: patches (rows, cols) of the vision tower. Raises ValueError where the view's canvas is no multiple of it.
+    grid: patches (rows, cols) of the vision tower. features: its stored tokens of this table and view, in place of
+    pictures. Raises ValueError where the view's canvas is no multiple of the grid.
     """
 
-    def __init__(self, root: str | Path, table: SampleTable, grid: Grid, config: DatasetConfig | None = None) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        table: SampleTable,
+        grid: Grid,
+        config: DatasetConfig | None = None,
+        features: TokenSource | None = None,
+    ) -> None:
         self.config = config or DatasetConfig()
-        self.table, self.grid = table, grid
+        self.table, self.grid, self.features = table, grid, features
         self.files = ShardFiles(root)
         size = self.config.view.size_px
         if min(grid) < 1 or size % grid[0] or size % grid[1]:
@@ -240,10 +278,8 @@ class ShardDataset(Dataset[Example]):
         except DAMAGE as error:
             fault = self._named(item.row, error)
             if not self.config.skip_corrupt:
-                raise CorruptSampleError(
-                    f"{fault}; compare the shard's sha256 with dataset.json, copy or build it again, or skip such "
-                    "samples (skip_corrupt)"
-                ) from None
+                cure = error.cure if isinstance(error, DamagedTokensError) else REBUILD
+                raise CorruptSampleError(f"{fault}; {cure}, or skip such samples (skip_corrupt)") from None
             return replace(self._filler(item.row), fault=fault)
 
     def example(self, item: PlanItem, members: Members) -> Example:
@@ -257,7 +293,8 @@ class ShardDataset(Dataset[Example]):
         return Example(
             key=key,
             valid=True,
-            pixels=view.draw(members.picture),
+            pixels=no_pixels(0) if members.picture is None else view.draw(members.picture),
+            tokens=members.tokens,
             patch_mask=view.patch_mask(self.grid),
             view_position=int(table.view[item.row]),
             study_id=int(table.study_id[item.row]),
@@ -273,6 +310,8 @@ class ShardDataset(Dataset[Example]):
         if record["key"] != self.table.name(item.row):
             raise ValueError("the shard holds another sample where its index says")
         gaze = read_npz(self._read(item.row, "gaze")) if item.use_gaze else None
+        if self.features is not None:
+            return Members(record, None, gaze, self.features.read(item.row))
         return Members(record, decode(self._read(item.row, "image")), gaze)
 
     def _read(self, row: int, member: str) -> bytes:
@@ -282,11 +321,13 @@ class ShardDataset(Dataset[Example]):
 
     def _filler(self, row: int) -> Example:
         """Fill a place: nothing of it counts, and no tower sees an input that it cannot take."""
-        size, patches = self.config.view.size_px, self.grid[0] * self.grid[1]
+        patches = self.grid[0] * self.grid[1]
+        stored = self.features
         return Example(
             key="" if row < 0 else self.table.name(row),
             valid=False,
-            pixels=np.zeros((size, size), dtype=np.uint8),
+            pixels=no_pixels(self.config.view.size_px if stored is None else 0),
+            tokens=None if stored is None else np.zeros(stored.shape, dtype=np.float16),
             patch_mask=np.ones(patches, dtype=np.bool_),
             view_position=len(VIEWS) - 1,
             study_id=row - len(self) if row < 0 else -1 - row,
@@ -300,5 +341,10 @@ class ShardDataset(Dataset[Example]):
     def _named(self, row: int, error: Exception) -> str:
         shard = self.table.shard_names[self.table.shard[row]]
         # The text of a foreign error may quote paths or a report; ours (and gazeprep's) never do.
-        why = str(error) if type(error) in (ValueError, InputError) else type(error).__name__
+        why = str(error) if type(error) in (ValueError, InputError, DamagedTokensError) else type(error).__name__
         return f"sample {self.table.name(row)} of {shard} cannot be read: {why}"
+
+
+def no_pixels(size_px: int) -> GrayImage:
+    """Return a black canvas of that size."""
+    return np.zeros((size_px, size_px), dtype=np.uint8)

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import cv2
@@ -63,6 +63,10 @@ class ViewConfig:
     def is_random(self) -> bool:
         """Whether two epochs see different views of a picture."""
         return self.rule == "random_resized_crop" or self.flip not in (0, 1) or self.shift > 0
+
+    def still(self) -> "ViewConfig":
+        """Return the view that evaluation has: nothing random, nothing mirrored."""
+        return replace(self, rule="letterbox" if self.is_random else self.rule, flip=0.0, shift=0.0)
 
 
 @dataclass(frozen=True)
