@@ -34,7 +34,7 @@ class CoGazeConfig(PreTrainedConfig):
     vision_config: PreTrainedConfig | dict[str, Any] | None = None
     text_config: PreTrainedConfig | dict[str, Any] | None = None
     image_size: int | None = None  # px, square; None is the vision tower's own
-    tuned_blocks: int = 0  # of the vision tower, from its end; the rest is frozen
+    tuned_blocks: int = 0  # of the vision tower, from its end, -1 for all of it; the rest is frozen
     hidden_size: int = 768
     projector_hidden_size: int = 1536
     views: list[str] | tuple[str, ...] = VIEWS
@@ -54,7 +54,9 @@ class CoGazeConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         self.views = list(self.views)
         if self.image_size is None:
-            self.image_size = self.vision_config.image_size  # type: ignore[union-attr]
+            self.image_size = getattr(self.vision_config, "image_size", None)
+            if self.image_size is None:
+                raise ValueError("this vision tower takes images of any size: set image_size, in px")
 
 
 SIZES = frozenset(CoGazeConfig.__annotations__) - {"vision_config", "text_config"} | {"num_labels"}
@@ -123,7 +125,7 @@ class CoGazeModel(PreTrainedModel):
         text_tower = text_tower or BertModel(cast("BertConfig", config.text_config), add_pooling_layer=False)
         width, wide = config.hidden_size, config.projector_hidden_size
         self.vision = VisionTower(vision_tower, cast("int", config.image_size), config.tuned_blocks)
-        self.image_projector = ImageProjector(vision_tower.config.hidden_size, wide, width, len(config.views))
+        self.image_projector = ImageProjector(self.vision.width, wide, width, len(config.views))
         self.text = TextEncoder(text_tower, wide, width, mask_padding=config.mask_padding)
         self.perceiver = Perceiver(width, config.perceiver_depth, config.perceiver_heads, config.perceiver_dim_head)
         self.latents = nn.Parameter(torch.empty(config.perceiver_latents, width))

@@ -3,18 +3,33 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-from transformers import BertConfig, BertModel, Dinov2Config, Dinov2Model, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertModel,
+    Dinov2Config,
+    Dinov2Model,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    ResNetConfig,
+    ResNetModel,
+)
 
 from cogaze.data.collate import PUBLISHED_TOKENS, ROLES
 
 
 @dataclass(frozen=True)
 class TinyTowers:
-    """Sizes of the towers: the image in px, its patches, width and depth of both transformers."""
+    """Kind and sizes of the towers.
 
+    vision: "resnet", three stages of one block each, learns from a few hundred images what a transformer ("dinov2", of
+    `layers` blocks on patches of `patch_px`) needs far more for. width: of both towers' tokens.
+    """
+
+    vision: Literal["resnet", "dinov2"] = "resnet"
     image_px: int = 112
     patch_px: int = 14
     width: int = 64
@@ -29,15 +44,7 @@ def write_tiny_towers(out: Path, texts: Iterable[str], sizes: TinyTowers | None 
     tokenizer = _tokenizer(texts, sizes.vocabulary)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(sizes.seed)
-        vision = Dinov2Model(
-            Dinov2Config(
-                hidden_size=sizes.width,
-                num_hidden_layers=sizes.layers,
-                num_attention_heads=4,
-                image_size=sizes.image_px,
-                patch_size=sizes.patch_px,
-            )
-        )
+        vision = _vision(sizes)
         text = BertModel(
             BertConfig(
                 vocab_size=len(tokenizer),
@@ -52,6 +59,23 @@ def write_tiny_towers(out: Path, texts: Iterable[str], sizes: TinyTowers | None 
     vision.save_pretrained(out / "vision")
     text.save_pretrained(out / "text")
     tokenizer.save_pretrained(out / "text")
+
+
+def _vision(sizes: TinyTowers) -> PreTrainedModel:
+    if sizes.vision == "resnet":
+        widths = [sizes.width // 4, sizes.width // 2, sizes.width]
+        return ResNetModel(
+            ResNetConfig(embedding_size=widths[0], hidden_sizes=widths, depths=[1, 1, 1], layer_type="basic")
+        )
+    return Dinov2Model(
+        Dinov2Config(
+            hidden_size=sizes.width,
+            num_hidden_layers=sizes.layers,
+            num_attention_heads=4,
+            image_size=sizes.image_px,
+            patch_size=sizes.patch_px,
+        )
+    )
 
 
 def _tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:

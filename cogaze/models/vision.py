@@ -10,6 +10,8 @@ from transformers import AutoModel, PreTrainedModel
 
 from cogaze.models.heads import projector
 
+BIG_PX = 1024
+
 
 def load_vision_tower(name_or_path: str) -> PreTrainedModel:
     """Read any transformers vision model, in float32; a weight that the folder lacks is an error."""
@@ -29,7 +31,7 @@ def load_vision_tower(name_or_path: str) -> PreTrainedModel:
 
 
 def patch_grid(tower: PreTrainedModel, image_size: int) -> tuple[int, int]:
-    """(rows, cols) of the patch tokens that the tower makes of a square image.
+    """(rows, cols) of the patches, or of the feature map's cells, that the tower makes of a square image.
 
     The sizes say how many there should be; a pass over shapes alone (no arithmetic) says how many there are.
 
@@ -37,9 +39,7 @@ def patch_grid(tower: PreTrainedModel, image_size: int) -> tuple[int, int]:
         ValueError: The image is not whole patches, or the tower's tokens are not CLS, registers and that many patches.
     """
     config = tower.config
-    if not isinstance(getattr(config, "patch_size", None), int):
-        raise ValueError(f"a {config.model_type} tower has no patch size, so no patch tokens: use Dinov2 or ViT")
-    patch_px = config.patch_size * 2 ** (len(getattr(config, "depths", [0])) - 1)  # Swin halves the grid each stage
+    patch_px = _patch_px(tower)
     if image_size < patch_px or image_size % patch_px:
         fitting = max(image_size // patch_px, 1) * patch_px
         raise ValueError(
@@ -47,26 +47,39 @@ def patch_grid(tower: PreTrainedModel, image_size: int) -> tuple[int, int]:
             f" {config.model_type} tower covers: set it to {fitting}"
         )
     side = image_size // patch_px
-    extra = token_shape(tower, image_size)[1] - side * side
-    if extra not in (0, 1, 1 + getattr(config, "num_register_tokens", 0)):
+    shape = output_shape(tower, image_size)
+    tokens = shape[1] if len(shape) == 3 else shape[2] * shape[3]
+    if tokens - side * side not in (0, 1, 1 + getattr(config, "num_register_tokens", 0)):
         raise ValueError(
-            f"the {config.model_type} tower makes {extra + side * side} tokens of an image of {image_size} px, not CLS"
+            f"the {config.model_type} tower makes {tokens} tokens of an image of {image_size} px, not CLS"
             f" and {side} x {side} patches: use a tower whose last hidden state is its patch grid"
         )
     return side, side
 
 
-def token_shape(tower: PreTrainedModel, image_size: int) -> torch.Size:
-    """The shape of the tower's output for one image, found without computing it."""
+def _patch_px(tower: PreTrainedModel) -> int:
+    """How many px of the image a patch covers, across; a feature map of a big image shows what no config says."""
+    config = tower.config
+    stated = getattr(config, "patch_size", None)
+    if isinstance(stated, list | tuple) and len(set(stated)) == 1:
+        stated = stated[0]
+    if isinstance(stated, int):
+        stages = len(getattr(config, "depths", [0]))  # of Swin and ConvNeXt, where each one halves the grid
+        return stated * int(2 ** (stages - 1))
+    shape = output_shape(tower, BIG_PX)
+    if len(shape) != 4:
+        raise ValueError(
+            f"a {config.model_type} tower has neither square patches nor a feature map: use Dinov2, ViT or ResNet"
+        )
+    return round(BIG_PX / shape[2])
+
+
+def output_shape(tower: PreTrainedModel, image_size: int) -> torch.Size:
+    """The shape of the tower's output for one image, found without computing it: tokens, or a feature map."""
     state = {name: tensor.to("meta") for name, tensor in chain(tower.named_parameters(), tower.named_buffers())}
     image = torch.empty(1, tower.config.num_channels, image_size, image_size, device="meta")
     outputs = torch.func.functional_call(tower, state, (image,), position_option(tower))
     shape: torch.Size = outputs.last_hidden_state.shape
-    if len(shape) != 3:
-        raise ValueError(
-            f"a {tower.config.model_type} tower returns a feature map of shape {tuple(shape)}, not patch tokens:"
-            " use Dinov2 or ViT"
-        )
     return shape
 
 
@@ -77,15 +90,21 @@ def position_option(tower: PreTrainedModel) -> dict[str, bool]:
 
 
 class VisionTower(nn.Module):
-    """A pretrained tower, frozen but for its last `tuned_blocks` blocks and the norm after them."""
+    """A pretrained tower, frozen but for its last `tuned_blocks` blocks and the norm after them; -1 tunes all of it.
+
+    Batch norm always works with its stored statistics: with those of a batch, two processes would not be one.
+    """
 
     def __init__(self, tower: PreTrainedModel, image_size: int, tuned_blocks: int = 0) -> None:
         super().__init__()
-        if getattr(tower, "pooler", None) is not None:
+        pooler = getattr(tower, "pooler", None)
+        if pooler is not None and any(True for _ in pooler.parameters()):
             tower.pooler = None  # type: ignore[assignment] # its output is not used
         self.tower = tower
         self.image_size = image_size
         self.patch_grid = patch_grid(tower, image_size)
+        shape = output_shape(tower, image_size)
+        self.width = shape[2] if len(shape) == 3 else shape[1]
         self.position_option = position_option(tower)
         self.tuned = last_blocks(tower, tuned_blocks)
         self.freeze()
@@ -96,6 +115,9 @@ class VisionTower(nn.Module):
         self.tower.requires_grad_(False)
         for module in self.tuned:
             module.requires_grad_(True)
+        for name, parameter in self.tower.named_parameters():
+            if name.endswith("mask_token"):  # of masked pretraining: no image has a gradient for it
+                parameter.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Self:
         """Keep the frozen part in evaluation mode: no dropout, no stochastic depth."""
@@ -103,6 +125,9 @@ class VisionTower(nn.Module):
         self.tower.eval()
         for module in self.tuned:
             module.train(mode)
+        for module in self.tower.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
         return self
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -113,6 +138,8 @@ class VisionTower(nn.Module):
                 " set the data's image size to the model's"
             )
         tokens = self.tower(pixel_values, **self.position_option).last_hidden_state
+        if tokens.ndim == 4:  # a feature map (B, width, rows, cols)
+            tokens = tokens.flatten(2).mT
         count = self.patch_grid[0] * self.patch_grid[1]
         patches = tokens[:, -count:]
         first = tokens[:, :1] if tokens.shape[1] > count else patches.mean(dim=1, keepdim=True)
@@ -120,14 +147,17 @@ class VisionTower(nn.Module):
 
 
 def last_blocks(tower: PreTrainedModel, count: int) -> list[nn.Module]:
-    """The last `count` blocks of the tower and the norms after them; nothing for 0."""
+    """The last `count` blocks (stages of a ResNet) and the norms after them; nothing for 0, the whole tower for -1."""
     if count == 0:
         return []
-    depth = tower.config.num_hidden_layers
+    if count == -1:
+        return [tower]
+    depth = getattr(tower.config, "num_hidden_layers", None) or len(tower.config.depths)
     blocks = next((m for m in tower.modules() if isinstance(m, nn.ModuleList) and len(m) == depth), None)
     if blocks is None or not 0 < count <= depth:
         raise ValueError(
-            f"tuned_blocks {count} of a {tower.config.model_type} tower with {depth} blocks: set it to 0..{depth}"
+            f"tuned_blocks {count} of a {tower.config.model_type} tower with {depth} blocks: set it to 0..{depth}, or"
+            " to -1 for the whole tower"
         )
     return [*blocks[-count:], *(child for child in tower.children() if isinstance(child, nn.LayerNorm))]
 

@@ -16,6 +16,8 @@ from transformers import (
     Dinov2Model,
     Dinov2WithRegistersConfig,
     Dinov2WithRegistersModel,
+    ResNetConfig,
+    ResNetModel,
     RobertaConfig,
     RobertaModel,
     SwinConfig,
@@ -175,8 +177,9 @@ def test_text_without_a_token_gives_numbers(build):
 
 
 @pytest.mark.parametrize("has_context", [[True] * 3, [False] * 3, [True, False, True]])
-def test_every_trained_parameter_takes_part_in_every_batch(build, has_context):
-    model = build(tuned_blocks=1).train()
+@pytest.mark.parametrize("tuned_blocks", [1, -1])
+def test_every_trained_parameter_takes_part_in_every_batch(build, has_context, tuned_blocks):
+    model = build(tuned_blocks=tuned_blocks).train()
     out = model(**{**batch(), "has_context": torch.tensor(has_context)})
     sum(tensor.sum() for tensor in out.values()).backward()
     for name, parameter in model.named_parameters():
@@ -241,6 +244,13 @@ def test_the_last_blocks_and_the_norm_behind_them_can_be_tuned(build):
     assert not tower.encoder.layer[0].training
 
 
+def test_a_whole_tower_can_be_tuned(build):
+    tower = build(tuned_blocks=-1).train().vision.tower
+    frozen = {name for name, parameter in tower.named_parameters() if not parameter.requires_grad}
+    assert frozen == {"embeddings.mask_token"}  # no image has a gradient for it
+    assert all(module.training for module in tower.modules())
+
+
 def save(path, model):
     model.save_pretrained(path)
     return str(path)
@@ -279,6 +289,52 @@ def test_other_towers_give_cls_and_patches(towers, tmp_path, name):
     assert_equal_weights(CoGazeModel.from_pretrained(tmp_path / "saved"), model)
 
 
+FEATURE_MAPS = {
+    "resnet": lambda: ResNetModel(
+        ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+    ),
+    "convnext": lambda: ConvNextModel(ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2)),
+}
+
+
+@pytest.mark.parametrize("name", FEATURE_MAPS)
+def test_cells_of_a_feature_map_are_patches(towers, tmp_path, name):
+    folder = save(tmp_path / "tower", FEATURE_MAPS[name]())
+    model = build_cogaze(folder, str(towers / "bert"), image_size=24, **SIZES).eval()
+    assert model.patch_grid == (3, 3)
+    images = torch.randn(2, 3, 24, 24)
+    with torch.no_grad():
+        tokens = model.vision(images)
+        feature_map = model.vision.tower(images).last_hidden_state
+    for cell in range(9):
+        torch.testing.assert_close(tokens[:, 1 + cell], feature_map[:, :, cell // 3, cell % 3])
+    torch.testing.assert_close(tokens[:, 0], feature_map.mean(dim=(2, 3)))
+    model.save_pretrained(tmp_path / "saved")
+    assert_equal_weights(CoGazeModel.from_pretrained(tmp_path / "saved"), model)
+    with pytest.raises(ValueError, match=r"image_size 25 is not a multiple of the 8 px .* set it to 24"):
+        build_cogaze(folder, str(towers / "bert"), image_size=25, **SIZES)
+
+
+@pytest.mark.parametrize("tuned", [1, -1])
+def test_batch_norm_works_with_its_stored_statistics(tuned):
+    tower = VisionTower(FEATURE_MAPS["resnet"](), 24, tuned).train()
+    norms = [module for module in tower.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    before = [norm.running_mean.clone() for norm in norms]
+    images = torch.randn(2, 3, 24, 24)
+    both = tower(images)
+    torch.testing.assert_close(both[:1], tower(images[:1]))  # whatever else is in the batch
+    assert all(torch.equal(norm.running_mean, mean) for norm, mean in zip(norms, before, strict=True))
+    trained = {name.split(".")[1] for name, parameter in tower.tower.named_parameters() if parameter.requires_grad}
+    assert trained == ({"stages"} if tuned == 1 else {"stages", "embedder"})
+    assert any(norm.weight.requires_grad for norm in norms)
+
+
+def test_an_image_size_must_be_named_where_the_tower_takes_any(towers, tmp_path):
+    folder = save(tmp_path / "tower", FEATURE_MAPS["resnet"]())
+    with pytest.raises(ValueError, match="set image_size"):
+        build_cogaze(folder, str(towers / "bert"), **SIZES)
+
+
 @pytest.mark.parametrize("kind", ["dino", "vit"])
 def test_positions_are_fitted_to_another_image_size(towers, tmp_path, kind):
     folder = str(towers / "dino") if kind == "dino" else save(tmp_path / "vit", OTHER_TOWERS["vit"][0]())
@@ -297,10 +353,12 @@ def test_images_of_another_size_than_the_model_s_are_refused(build):
         build()(**batch(image_size=35))
 
 
-def test_a_tower_without_patch_tokens_is_refused(towers, tmp_path):
-    convnext = ConvNextModel(ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, image_size=32))
-    with pytest.raises(ValueError, match=r"convnext.*use Dinov2 or ViT"):
-        build_cogaze(save(tmp_path / "convnext", convnext), str(towers / "bert"), **SIZES)
+def test_a_tower_without_square_patches_is_refused():
+    tower = Dinov2Model(Dinov2Config(**LAYERS, patch_size=[7, 7], image_size=28))
+    assert VisionTower(tower, 28).patch_grid == (4, 4)
+    tower.config.patch_size = [7, 14]
+    with pytest.raises(ValueError, match=r"dinov2 tower has neither square patches nor a feature map: use Dinov2"):
+        VisionTower(tower, 28)
 
 
 def test_tokens_that_are_not_the_patch_grid_are_refused(monkeypatch):
@@ -311,7 +369,7 @@ def test_tokens_that_are_not_the_patch_grid_are_refused(monkeypatch):
 
 
 def test_more_blocks_than_there_are_cannot_be_tuned(build):
-    with pytest.raises(ValueError, match=r"tuned_blocks 3 .* 0\.\.2"):
+    with pytest.raises(ValueError, match=r"tuned_blocks 3 .* 0\.\.2, or to -1"):
         build(tuned_blocks=3)
 
 
