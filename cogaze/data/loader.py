@@ -1,5 +1,8 @@
 """Plan, dataset and collation as one stream of batches on the device, for one process of a run."""
 
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -51,7 +54,11 @@ class Stream:
         self.batches = MicroBatches(dataset.table.plan_columns(), plan, share or Share())
         self.skipped = 0
         self._in_a_row = 0
-        ahead: dict[str, Any] = {"prefetch_factor": workers.prefetch, "persistent_workers": True}
+        ahead: dict[str, Any] = {
+            "prefetch_factor": workers.prefetch,
+            "persistent_workers": True,
+            "worker_init_fn": _leave_signals_to_the_run,
+        }
         loader = DataLoader(
             dataset,
             batch_sampler=self.batches,
@@ -104,3 +111,20 @@ class Stream:
                     f"{self._in_a_row} samples in a row had to be skipped, the last: {fault}; compare the shards' "
                     "sha256 with dataset.json, copy or build them again"
                 )
+
+
+def _leave_signals_to_the_run(worker: int) -> None:
+    """Let a loader's process outlive a signal to the whole group (Slurm, torchrun, Ctrl-C), which the run answers.
+
+    The run still needs batches to finish its step and save. What the run itself sends, as it ends, still ends it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS; a Python handler does not learn who sent a signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_the_run, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with_the_run(run: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != run:
+        pass
+    os._exit(0)

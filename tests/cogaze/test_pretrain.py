@@ -140,10 +140,11 @@ def start(options, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("command", "code"), [(ONE, 143), (TWO, 1)], ids=["one", "two"])
-def test_sigterm_saves_and_leaves(start, command, code):
-    run = start(command, "--fit.save_every", 100000)
+@pytest.mark.parametrize("to", [os.kill, os.killpg], ids=["the command", "all its processes"])  # as Slurm does
+def test_sigterm_saves_and_leaves(start, command, code, to):
+    run = start(command, "--fit.save_every", 100000, "--workers.workers", 2)
     run.reach(3)
-    run.process.terminate()
+    to(run.process.pid, signal.SIGTERM)
     said = run.ended()
     assert run.process.returncode == code
     assert f"SIGTERM: saved at step {run.latest()} and stopped" in said

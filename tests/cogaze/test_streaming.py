@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -181,6 +182,23 @@ def test_workers_read_remote_shards(shards, collate):
     stream = stream_of(f"file://{shards}", collate, workers=2)
     assert next(iter(stream.epoch())).keys == local[0]  # opened here, before the workers
     assert [batch.keys for batch in stream.epoch()] == local
+
+
+def test_workers_outlive_a_strangers_signal_but_not_the_runs(shards, collate):
+    others = multiprocessing.active_children()
+    stream = stream_of(shards, collate, plan=PlanConfig(2), workers=2)
+    batches = stream.epoch()
+    delivered = [next(batches).keys]
+    workers = [child for child in multiprocessing.active_children() if child not in others]
+    for name in ("TERM", "INT"):
+        subprocess.run(["kill", f"-{name}", *(str(worker.pid) for worker in workers)], check=True)
+    delivered += [batch.keys for batch in batches]
+    assert delivered == [batch.keys for batch in stream.epoch()]
+    assert len(workers) == 2
+    for worker in workers:
+        worker.terminate()
+        worker.join(5)
+    assert [worker.exitcode for worker in workers] == [0, 0]
 
 
 def anonymous_mb(process: int) -> float:
