@@ -107,7 +107,7 @@ def _differing(found: dict[str, object], origin: Origin) -> str:
 class CacheReport:
     """What is stored now: folders, samples and bytes in all; written by this call in so many seconds, unreadable."""
 
-    folders: tuple[str, ...]
+    folders: tuple[Path, ...]
     samples: int
     size_bytes: int
     written: int
@@ -124,6 +124,8 @@ def cache_features(
     the run reads by default. watch: told samples done and to do by this process. Raises ValueError where tokens
     cannot be stored, and CorruptSampleError at a picture that cannot be read, unless the config skips those.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, must be at least 1")
     accelerator = Accelerator()
     if "://" in container(config):
         raise ValueError("features are written to a local folder: name one in data.features, and copy it afterwards")
@@ -144,7 +146,7 @@ def cache_features(
         counts = gather_object([(encoder.written, encoder.unreadable)])
     accelerator.end_training()
     return CacheReport(
-        folders=tuple(dict.fromkeys(part.origin.folder for part in parts)),
+        folders=tuple(dict.fromkeys(part.root for part in parts)),
         samples=sum(len(part.table) for part in parts),
         size_bytes=sum(part.size_bytes for part in parts),
         written=sum(written for written, _ in counts),

@@ -56,7 +56,7 @@ def told(report: CacheReport) -> str:
     unreadable = f", {report.unreadable} of them unreadable" if report.unreadable else ""
     speed = f", {report.written / report.seconds:.1f} a second" if report.written else ""
     return (
-        f"{' and '.join(report.folders)}: {report.samples} samples, {report.size_bytes / 1e6:.1f} MB; "
+        f"{' and '.join(map(str, report.folders))}: {report.samples} samples, {report.size_bytes / 1e6:.1f} MB; "
         f"{report.written} written now{unreadable}{speed}"
     )
 

@@ -48,7 +48,7 @@ class CorruptSampleError(ValueError):
 
 
 class DamagedTokensError(ValueError):
-    """A sample's stored tokens cannot be read."""
+    """A sample's stored tokens cannot be read; the message says in which file."""
 
     cure = "remove that file and run pipelines/cache_features.py with the run's config again"
 
@@ -196,9 +196,9 @@ class DatasetConfig:
     """What becomes of a sample on its way to an example.
 
     skip_corrupt: deliver a corrupt sample as a filler that is counted, instead of stopping the run.
-    max_corrupt_in_a_row: skipping more than this many one after another stops it all the same. features: where
-    training finds the frozen tower's tokens that pipelines/cache_features.py stored: "auto" beside the shards, or
-    another folder for them; "" for nowhere, the tower sees the images.
+    max_corrupt_in_a_row: skipping more than this many one after another stops it all the same.
+    features: where training reads the frozen tower's tokens that pipelines/cache_features.py stored, "auto" beside the
+    shards or another folder; "" reads images.
     """
 
     view: ViewConfig = field(default_factory=ViewConfig)

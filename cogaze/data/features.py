@@ -28,6 +28,8 @@ MANIFEST = "features.json"
 PREFIX = "features-"
 UNTOLD = ("_name_or_path", "architectures", "dtype", "transformers_version")  # of a tower's config: change no token
 
+AGAIN = "run pipelines/cache_features.py with the run's config again"
+
 Tokens = npt.NDArray[np.float16]
 Records = npt.NDArray[np.void]
 
@@ -168,8 +170,19 @@ def read_origins(container: str | Path) -> dict[str, dict[str, Any]]:
     filesystem, path = fsspec.url_to_fs(str(container))
     inside = filesystem.ls(path, detail=False) if filesystem.exists(path) else []
     names = sorted(name for name in (one.rstrip("/").split("/")[-1] for one in inside) if name.startswith(PREFIX))
-    manifests = {name: f"{path}/{name}/{MANIFEST}" for name in names}
-    return {name: json.loads(filesystem.cat_file(file)) for name, file in manifests.items() if filesystem.exists(file)}
+    texts = {name: f"{path}/{name}/{MANIFEST}" for name in names}
+    found = {name: filesystem.cat_file(file) for name, file in texts.items() if filesystem.exists(file)}
+    return {name: _parsed(name, text) for name, text in found.items()}
+
+
+def _parsed(folder: str, text: bytes) -> dict[str, Any]:
+    try:
+        told = json.loads(text)
+    except ValueError:
+        told = None
+    if not isinstance(told, dict):
+        raise ValueError(f"{MANIFEST} of {folder} is damaged; remove it and {AGAIN}")
+    return told
 
 
 def missing_shards(root: str | Path, layout: Layout, split: str) -> list[int]:
@@ -196,8 +209,7 @@ class StoredTokens:
         if missing:
             raise ValueError(
                 f"{origin.folder} lacks {len(missing)} of the {len(self._start)} shards of split {table.split}, the "
-                f"first {self._layout.file(missing[0])}; run pipelines/cache_features.py with the run's config again, "
-                "it goes on"
+                f"first {self._layout.file(missing[0])}; {AGAIN}, it goes on"
             )
 
     def read(self, row: int) -> Tokens:
