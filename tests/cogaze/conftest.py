@@ -68,7 +68,9 @@ def tokenizer(request: pytest.FixtureRequest, bare_tokenizers: dict[str, Path]) 
 def towers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny towers for 56 px in 4 x 4 patches: vision, text, and still, a text tower without dropout. Read only."""
     folder = tmp_path_factory.mktemp("towers")
-    write_tiny_towers(folder, REPORT_WORDS, TinyTowers(vision="dinov2", image_px=56, width=32, layers=1, vocabulary=200))
+    write_tiny_towers(
+        folder, REPORT_WORDS, TinyTowers(vision="dinov2", image_px=56, width=32, layers=1, vocabulary=200)
+    )
     still = AutoConfig.from_pretrained(folder / "text")
     still.hidden_dropout_prob = still.attention_probs_dropout_prob = 0.0
     shutil.copytree(folder / "text", folder / "still")
