@@ -1,7 +1,8 @@
 """Optimizer, learning-rate schedules and the moving average of weights."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +17,8 @@ class OptimConfig:
 
     schedule: "plateau" multiplies the rate by plateau_factor after plateau_patience validations without a lower
     loss; "cosine" warms up over warmup_share of all steps and falls to 0; "constant". clip_norm: largest gradient
-    norm, 0 for none. ema_decay: of the moving average of weights, 0 for none.
+    norm, 0 for none. ema_decay: of the moving average of weights, which is then what is validated and exported, 0 for
+    none.
     """
 
     lr: float = 5e-5
@@ -122,8 +124,25 @@ class MovingAverage:
         for name, parameter in parameters:
             self.shadow[name].lerp_(parameter.detach(), 1 - self.decay)
 
+    @contextmanager
+    def in_place_of(self, parameters: Iterable[tuple[str, Tensor]]) -> Iterator[None]:
+        """Let the weights be the average as long as the context lasts."""
+        weights = dict(parameters)
+        kept = {name: weight.detach().clone() for name, weight in weights.items()}
+        _copy(self.shadow, weights)
+        try:
+            yield
+        finally:
+            _copy(kept, weights)
+
     def load(self, shadow: dict[str, Tensor]) -> None:
         """Go on from a saved average of the same parameters."""
         assert shadow.keys() == self.shadow.keys()
         for name, tensor in shadow.items():
             self.shadow[name].copy_(tensor)
+
+
+@torch.no_grad()
+def _copy(values: dict[str, Tensor], weights: dict[str, Tensor]) -> None:
+    for name, weight in weights.items():
+        weight.copy_(values[name])

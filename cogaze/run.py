@@ -45,11 +45,15 @@ class Run:
     total_steps: int
 
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint must have been written under to be gone on with: config, training samples, features."""
+        """What a checkpoint must have been written under to be gone on with: config, training samples, features.
+
+        With the negatives of a micro-batch also the accumulation, which says how many there are.
+        """
         dataset = self.train.dataset
         samples = hashlib.blake2b(dataset.table.key.tobytes(), digest_size=8).hexdigest()
         stored = {} if dataset.features is None else {"features": dataset.features.name}
-        return {**self.config.resolved(), "samples": samples, **stored}
+        cut = {"micro-batches": self.config.fit.accumulation} if self.config.fit.negatives == "micro" else {}
+        return {**self.config.resolved(), "samples": samples, **stored, **cut}
 
 
 def prepare(config: RunConfig) -> Run:

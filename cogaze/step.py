@@ -168,8 +168,12 @@ def _mean_losses(run: Run, sums: Mapping[str, Tensor], counts: Mapping[str, Tens
 
 
 def _only_overflow(run: Run, values: Mapping[str, float]) -> bool:
-    """Whether fp16 gradients overflowed under a finite loss, which the scaler answers by scaling less."""
-    return run.trained.scaler is not None and math.isfinite(values["train/loss"])
+    """Whether fp16 gradients overflowed under a finite loss, which the scaler answers by scaling less.
+
+    Scaled down, not up, they do not overflow: what is not finite then has another cause.
+    """
+    scaler = run.trained.scaler
+    return scaler is not None and scaler.get_scale() >= 1 and math.isfinite(values["train/loss"])
 
 
 def _refuse_nonfinite(run: Run, window: Sequence[Batch], position: Position, values: Mapping[str, float]) -> None:

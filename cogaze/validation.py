@@ -1,6 +1,7 @@
 """Losses and AUROC over the validation split, and the best model by them."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,7 +13,7 @@ from cogaze.evaluate.metrics import auroc
 from cogaze.export import export
 from cogaze.log import note, say
 from cogaze.objectives import ALIGN, cogaze_losses, with_total
-from cogaze.run import Run
+from cogaze.run import Run, trainable
 from cogaze.step import aligned, forward
 from gazeprep.schema import CHEXPERT_LABELS
 
@@ -31,8 +32,14 @@ class Validation:
 
 @torch.no_grad()
 def validate(run: Run, stream: Stream) -> Validation:
-    """Evaluate the validation split, each sample counted once."""
+    """Evaluate the validation split, each sample counted once; with a moving average of weights, evaluate that."""
     run.wrapped.eval()
+    average = run.trained.average
+    with average.in_place_of(trainable(run.model)) if average is not None else nullcontext():
+        return _evaluate(run, stream)
+
+
+def _evaluate(run: Run, stream: Stream) -> Validation:
     sums: dict[str, Tensor] = {}
     counts: dict[str, Tensor] = {}
     scores, labels, masks = [], [], []

@@ -1,6 +1,7 @@
 """The loop: a resumed run is the unbroken one, many processes are one, bad losses and bad input stop with a cure."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ from cogaze import optim
 from cogaze import run as run_module
 from cogaze import step as step_module
 from cogaze.checkpoint import FOLDER
+from cogaze.config import FitConfig
 from cogaze.fit import StopRequested, fit
 from cogaze.models.cogaze import CoGazeModel
 from cogaze.step import NonFiniteLossError, backward_window
@@ -320,6 +322,29 @@ def test_all_processes_agree_on_a_nonfinite_loss_and_name_their_own_samples(run_
     assert not keys[0] & keys[1]
 
 
+def test_overflow_is_the_scalers_matter_only_while_it_scales_up(run_config):
+    AcceleratorState._reset_state(True)
+    prepared = run_module.prepare(run_config("scaled"))
+    for scale, loss, only in ((2.0, 1.0, True), (2.0, math.nan, False), (0.5, 1.0, False)):
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        scaled = replace(prepared, trained=replace(prepared.trained, scaler=scaler))
+        scaler.scale(torch.ones(()))  # makes it begin
+        assert step_module._only_overflow(scaled, {"train/loss": loss}) == only
+
+
+@pytest.mark.parametrize(("clip", "left"), [(0.05, 0.05), (0.0, None), (1e6, None)])
+def test_gradients_are_clipped_as_a_whole(run_config, clip, left):
+    AcceleratorState._reset_state(True)
+    prepared = run_module.prepare(run_config("clipped", {"optim.clip_norm": clip}))
+    weights = [weight for _, weight in run_module.trainable(prepared.model)]
+    for i, weight in enumerate(weights):
+        weight.grad = torch.full_like(weight, 0.01 * (i % 3))
+    whole = math.sqrt(sum(float(weight.grad.square().sum()) for weight in weights))
+    assert step_module._clipped_norm(prepared) == pytest.approx(whole, rel=1e-5)
+    now = math.sqrt(sum(float(weight.grad.square().sum()) for weight in weights))
+    assert now == pytest.approx(whole if left is None else left, rel=1e-4)
+
+
 def test_max_steps_can_be_extended_and_the_last_checkpoints_stay(run_config):
     settings = {"fit.save_every": 1, "fit.keep": 2}
     whole = run_config("whole", settings)
@@ -337,6 +362,38 @@ def test_a_finished_run_trains_no_further_and_reports(run_config):
     again = run(config)
     assert again.position == first.position
     assert again.validation.losses == pytest.approx(first.validation.losses)
+
+
+def auroc_by_pairs(scores, positive):
+    """The share of pairs of a positive and a negative in which the positive has the higher score, ties as half."""
+    higher = scores[positive][:, None] - scores[~positive]
+    return float(((higher > 0).double() + (higher == 0) / 2).mean())
+
+
+def test_what_is_validated_is_what_is_exported(run_config, shards_with):
+    """Losses and areas of the report are those of the exported model, here the average, over the validation split."""
+
+    def half_positive(rows):
+        splits = ["validate" if i % 3 == 0 else "train" for i in range(len(rows))]
+        return rows.assign(labels=[np.full(14, i % 2) for i in range(len(rows))], split=splits)
+
+    settings = {"shards": shards_with(half_positive), "optim.ema_decay": 0.5, "optim.lr": 0.1, "fit.max_steps": 2}
+    config = run_config("validated", settings)
+    report = run(config)
+    model = CoGazeModel.from_pretrained(config.out / "model").eval()
+    prepared = run_module.prepare(config)
+    scores, labels = [], []
+    with torch.no_grad():
+        for batch in prepared.validation.epoch():
+            scores.append(model(**batch.model_inputs()).vision_logits[batch.valid])
+            labels.append(batch.labels[batch.valid])
+    scores, labels = torch.cat(scores), torch.cat(labels)
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(scores, labels)
+    assert report.validation.losses["image_disease"] == pytest.approx(loss.item(), rel=1e-5)
+    areas = [auroc_by_pairs(scores[:, i], labels[:, i] == 1) for i in range(14)]
+    found = dict(report.validation.metrics)
+    assert found.pop("auroc/mean") == pytest.approx(np.mean(areas))
+    assert found == pytest.approx({f"auroc/{name}": area for name, area in zip(CHEXPERT_LABELS, areas, strict=True)})
 
 
 def test_best_is_the_average_of_the_best_validation_with_a_card(run_config):
@@ -481,3 +538,19 @@ def test_a_checkpoint_of_another_config_is_refused(run_config):
     run(run_config("run", {"fit.max_steps": 1}))
     with pytest.raises(ValueError, match=r"optim.lr 0.001, not 0.01. Go on with its own config"):
         run(run_config("run", {"fit.max_steps": 2, "optim.lr": 0.01}))
+
+
+def test_negatives_of_a_micro_batch_do_not_change_their_number(run_config):
+    micro = {"fit.negatives": "micro", "fit.accumulation": 2}
+    run(run_config("run", {**micro, "fit.max_steps": 1}))
+    with pytest.raises(ValueError, match=r"with micro-batches 2, not 4\. Go on"):
+        run(run_config("run", {**micro, "fit.accumulation": 4}))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("epochs", 0), ("accumulation", 0), ("keep", 0), ("save_every", -1), ("max_nonfinite", -1), ("max_steps", -1)],
+)
+def test_numbers_out_of_range_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"fit.{name} is {value}, must be at least {value + 1}"):
+        FitConfig(**{name: value})

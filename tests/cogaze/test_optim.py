@@ -1,6 +1,7 @@
 """Optimizer groups, schedules against their formulas, the moving average."""
 
 import math
+from contextlib import suppress
 
 import pytest
 import torch
@@ -91,6 +92,17 @@ def test_the_average_is_the_sum_of_what_was():
     other.load(average.shadow)
     average.shadow["weight"].zero_()
     assert other.shadow["weight"].item() == 5.25, "a copy, on the device of the weights"
+
+
+def test_the_average_stands_in_for_the_weights_for_a_while():
+    weight = nn.Parameter(torch.tensor([8.0]))
+    average = MovingAverage([("weight", weight)], 0.5)
+    weight.data.fill_(4.0)
+    with suppress(ZeroDivisionError), average.in_place_of([("weight", weight)]):
+        assert weight.item() == 8
+        _ = 1 / 0  # an error inside
+    assert weight.item() == 4
+    assert average.shadow["weight"].item() == 8
 
 
 @pytest.mark.parametrize("wrong", [{"lr": 0.0}, {"lr": math.nan}, {"ema_decay": 1.0}, {"warmup_share": 1.0}])
