@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from cogaze.config import FitConfig, ModelConfig, RunConfig
-from cogaze.data.collate import add_special_tokens
+from cogaze.data.collate import CollateConfig, TextConfig, add_special_tokens
 from cogaze.data.dataset import DatasetConfig
 from cogaze.data.plan import PlanConfig
 from cogaze.data.transforms import ViewConfig
@@ -83,13 +83,13 @@ def changed(part: Any, path: Sequence[str], value: Any) -> Any:
     return replace(part, **{path[0]: changed(getattr(part, path[0]), path[1:], value) if path[1:] else value})
 
 
-@pytest.fixture
-def run_config(shards: Path, towers: Path, tmp_path: Path) -> Iterator[Callable[..., RunConfig]]:
-    """Return run_config(name, {"fit.max_steps": 2, ...}): a run of 3 steps an epoch into a folder of that name."""
+@pytest.fixture(scope="session")
+def run_into(shards: Path, towers: Path) -> Callable[..., RunConfig]:
+    """Return run_into(folder, {"fit.max_steps": 2, ...}): the config of a run of 3 steps an epoch."""
 
-    def config(name: str, changes: Mapping[str, Any] | None = None) -> RunConfig:
+    def config(out: Path, changes: Mapping[str, Any] | None = None) -> RunConfig:
         made = RunConfig(
-            out=tmp_path / name,
+            out=out,
             shards=str(shards),
             model=ModelConfig(
                 vision=str(towers / "vision"),
@@ -106,6 +106,7 @@ def run_config(shards: Path, towers: Path, tmp_path: Path) -> Iterator[Callable[
             ),
             plan=PlanConfig(global_batch=8),
             data=DatasetConfig(view=ViewConfig(size_px=56)),
+            collate=CollateConfig(text=TextConfig(max_tokens=24)),
             optim=OptimConfig(lr=1e-3, schedule="constant"),
             fit=FitConfig(epochs=2, precision="no", tracker="none"),
         )
@@ -113,6 +114,12 @@ def run_config(shards: Path, towers: Path, tmp_path: Path) -> Iterator[Callable[
             made = changed(made, path.split("."), value)
         return made
 
+    return config
+
+
+@pytest.fixture
+def run_config(run_into: Callable[..., RunConfig], tmp_path: Path) -> Iterator[Callable[..., RunConfig]]:
+    """Return run_config(name, changes): run_into a folder of that name."""
     AcceleratorState._reset_state(True)
-    yield config
+    yield lambda name, changes=None: run_into(tmp_path / name, changes)
     AcceleratorState._reset_state(True)

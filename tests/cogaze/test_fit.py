@@ -92,6 +92,14 @@ def assert_same_log(one, other):
             assert other[step][name] == pytest.approx(value, rel=tolerance, abs=tolerance), (step, name)
 
 
+@pytest.fixture(scope="module")
+def unbroken(run_into, tmp_path_factory):
+    """The config of a finished run without any changes. Read only."""
+    config = run_into(tmp_path_factory.mktemp("runs") / "unbroken")
+    run(config)
+    return config
+
+
 @pytest.mark.parametrize("schedule", ["plateau", "cosine"])
 def test_resumed_at_any_step_a_run_is_the_unbroken_one(run_config, monkeypatch, schedule):
     # Every validation after the first is a bad one, whatever its loss.
@@ -114,9 +122,8 @@ def test_resumed_at_any_step_a_run_is_the_unbroken_one(run_config, monkeypatch, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_says_so_and_leaves_with_its_code(run_config, monkeypatch, capsys, number):
-    unbroken, stopped = run_config("unbroken"), run_config("stopped")
-    run(unbroken)
+def test_a_signal_saves_says_so_and_leaves_with_its_code(run_config, unbroken, monkeypatch, capsys, number):
+    stopped = run_config("stopped")
     note = fit_module.note
 
     def note_and_signal(run, step, values):
@@ -345,14 +352,12 @@ def test_gradients_are_clipped_as_a_whole(run_config, clip, left):
     assert now == pytest.approx(whole if left is None else left, rel=1e-4)
 
 
-def test_max_steps_can_be_extended_and_the_last_checkpoints_stay(run_config):
+def test_max_steps_can_be_extended_and_the_last_checkpoints_stay(run_config, unbroken):
     settings = {"fit.save_every": 1, "fit.keep": 2}
-    whole = run_config("whole", settings)
-    run(whole)
     run(run_config("parts", {**settings, "fit.max_steps": 2}))
     parts = run_config("parts", settings)
     assert run(parts).finished
-    assert_same(weights(whole), weights(parts))
+    assert_same(weights(unbroken), weights(parts))
     assert sorted(path.name for path in (parts.out / FOLDER).iterdir()) == ["step-00000005", "step-00000006"]
 
 
