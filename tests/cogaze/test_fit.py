@@ -1,8 +1,10 @@
 """The loop: a resumed run is the unbroken one, many processes are one, bad losses and bad input stop with a cure."""
 
+import io
 import json
 import math
 import os
+import re
 import shutil
 import signal
 from dataclasses import replace
@@ -14,10 +16,12 @@ import pytest
 import torch
 from accelerate import debug_launcher
 from accelerate.state import AcceleratorState
-from safetensors.torch import load_file
+from rich.console import Console
+from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from cogaze import fit as fit_module
+from cogaze import log as log_module
 from cogaze import optim
 from cogaze import run as run_module
 from cogaze import step as step_module
@@ -239,12 +243,32 @@ def test_two_passes_give_the_gradients_of_one_big_batch(run_config, still, accum
     assert {name: float(value) for name, value in summed.items()} == pytest.approx(
         {name: float(value) for name, value in loss.items()}, rel=1e-5, abs=1e-6
     )
-    assert all(gradient is not None for gradient in [*big.values(), *cut.values()]), "a parameter without gradient"
-    one, other = (torch.cat([gradient.flatten() for gradient in found.values()]) for found in (big, cut))
-    assert torch.cosine_similarity(one, other, dim=0) >= 0.9999
-    assert other.norm() == pytest.approx(one.norm().item(), rel=1e-4)
+    assert_same_gradients(big, cut)
+
+
+def assert_same_gradients(big, other):
+    """The same as a whole, and parameter by parameter; none is without."""
+    assert all(gradient is not None for gradient in [*big.values(), *other.values()]), "a parameter without gradient"
+    one, two = (torch.cat([found[name].flatten() for name in big]) for found in (big, other))
+    assert torch.cosine_similarity(one, two, dim=0) >= 0.9999
+    assert two.norm() == pytest.approx(one.norm().item(), rel=1e-4)
     for name, gradient in big.items():
-        assert (cut[name] - gradient).norm() <= 1e-4 * one.norm(), name
+        assert (other[name] - gradient).norm() <= 1e-4 * one.norm(), name
+
+
+def write_gradients(config, step):
+    torch.set_num_threads(1)
+    found = gradients(config, step)[1]
+    save_file(found, config.out.with_name(f"gradients-{AcceleratorState().process_index}"))
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_two_processes_give_the_gradients_of_one_big_batch(run_config, still, accumulation):
+    big = gradients(run_config("big", still))[1]
+    halves = run_config("halves", {**still, "fit.accumulation": accumulation})
+    debug_launcher(write_gradients, (halves, 0), num_processes=2)
+    for rank in range(2):
+        assert_same_gradients(big, load_file(halves.out.with_name(f"gradients-{rank}")))
 
 
 def test_without_the_second_pass_negatives_are_fewer(run_config, still):
@@ -416,6 +440,13 @@ def test_best_is_the_average_of_the_best_validation_with_a_card(run_config):
     for path in config.out.rglob("*"):
         if path.suffix in (".md", ".json") and FOLDER not in path.parts and path.parent != config.out:
             assert str(config.out.parent.parent) not in path.read_text(), path
+
+
+def test_a_terminal_shows_steps_loss_and_throughput(run_config, monkeypatch):
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=120)
+    monkeypatch.setattr(log_module, "CONSOLE", terminal)
+    run(run_config("shown", {"fit.max_steps": 2, "fit.validate_every": -1}))
+    assert re.search(r"2/2.*\d\.\d{4} loss, \d+\.\d samples/s", terminal.file.getvalue())
 
 
 def test_bf16_runs_on_cpu(run_config):
