@@ -85,6 +85,7 @@ bench: setup ## ratios against what one would otherwise use, in one run
 	$(BIN)/python benchmarks/build.py
 	$(BIN)/python benchmarks/losses.py
 	$(BIN)/python benchmarks/streaming.py
+	$(BIN)/python benchmarks/features.py
 
 clean: ## remove what make demo and make shards wrote into out/
 	rm -rf out

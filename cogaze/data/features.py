@@ -220,7 +220,7 @@ class StoredTokens:
             data = self.files.read(layout.file(shard), start, layout.record.itemsize)
         except (OSError, ValueError) as error:
             raise DamagedTokensError(
-                f"{layout.file(shard)} of {self.name} ends early ({type(error).__name__})"
+                f"{layout.file(shard)} of {self.name} cannot be read ({type(error).__name__})"
             ) from None
         record = np.frombuffer(data, dtype=layout.record)[0]
         if not record["key"]:
