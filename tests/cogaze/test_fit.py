@@ -460,7 +460,7 @@ def test_compiled_it_learns_the_same(run_config, still):
     plain, compiled = run_config("plain", still), run_config("compiled", {**still, "fit.compile": True})
     run(plain)
     run(compiled)
-    assert_same(weights(plain), weights(compiled), 1e-4)
+    assert_close(weights(plain), weights(compiled))
 
 
 def test_without_validation_if_asked(run_config):
