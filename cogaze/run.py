@@ -195,7 +195,7 @@ def _stream(
 ) -> Stream:
     plan, data = config.plan, config.data
     if table.split != "train":
-        plan, data = replace(plan, shuffle=False, gaze_ratio=1.0), replace(data, view=data.view.still())
+        plan, data = replace(plan, shuffle=False, gaze_ratio=1.0), data.still()
     features = stored_tokens(config, table, data.view, model.vision) if data.features else None
     dataset = ShardDataset(config.shards, table, model.patch_grid, data, features)
     return Stream(dataset, collate, plan, share, config.workers, accelerator.device)

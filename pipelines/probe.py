@@ -13,14 +13,17 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from cogaze.config import RunConfig
-from cogaze.evaluate.control import shuffle_images
+from cogaze.evaluate.control import Dealt, deal_out
 from cogaze.evaluate.quick import evaluate_folder
 from cogaze.fit import fit
+from gazeprep.shards import sha256_of
 
+DEALT: dict[str, Dealt] = {"shuffled": "image and context", "other images": "image"}
 CONDITIONS = {
     "trained": "the config as it is",
     "untrained": "one step at a rate of 1e-12",
-    "shuffled": "training images dealt out to other studies' reports, labels and gaze",
+    "shuffled": "training images and contexts dealt out to other studies' reports, labels and gaze",
+    "other images": "training images dealt out to other studies' contexts, reports, labels and gaze",
     "no gaze": "objective.gaze is 0",
     "no context": "the context prompt is empty in training and evaluation",
 }
@@ -32,10 +35,10 @@ def condition(base: RunConfig, name: str, seed: int) -> RunConfig:
     run = replace(run, plan=replace(run.plan, seed=seed), data=replace(run.data, seed=seed))
     if name == "untrained":
         run = replace(run, optim=replace(run.optim, lr=1e-12), fit=replace(run.fit, max_steps=1))
-    elif name == "shuffled":
-        shuffled = base.out / f"shuffled-shards-{seed}"
-        shuffle_images(Path(base.shards), shuffled, seed)
-        run = replace(run, shards=str(shuffled))
+    elif name in DEALT:
+        shards = base.out / f"{name.replace(' ', '-')}-shards-{seed}"
+        deal_out(Path(base.shards), shards, seed, DEALT[name])
+        run = replace(run, shards=str(shards))
     elif name == "no gaze":
         run = replace(run, objective=replace(run.objective, gaze=0.0))
     elif name == "no context":
@@ -45,17 +48,23 @@ def condition(base: RunConfig, name: str, seed: int) -> RunConfig:
 
 
 def figures(base: RunConfig, name: str, seed: int) -> dict[str, float]:
-    """Train a condition and evaluate it on the real held-out shards; what is there already is taken as it is."""
+    """Train a condition and evaluate it on the real held-out shards; what is there already is taken as it is.
+
+    Raises ValueError where it was made from other shards or under another config.
+    """
     run = condition(base, name, seed)
     kept = run.out / "figures.json"
+    made_from = {**run.resolved(), "index": sha256_of(Path(base.shards) / "index.parquet")}
     if kept.exists():
-        found: dict[str, float] = json.loads(kept.read_text())
-        return found
+        found = json.loads(kept.read_text())
+        if found["made_from"] != made_from:
+            raise ValueError(f"{run.out} holds figures of other shards or another config; remove it or change --out")
+        return dict(found["figures"])
     if not (run.out / "model").exists():
         fit(run)
-    found = evaluate_folder(replace(run, shards=base.shards), run.out / "model")
-    kept.write_text(json.dumps(found, indent=2) + "\n")
-    return found
+    values = evaluate_folder(replace(run, shards=base.shards), run.out / "model")
+    kept.write_text(json.dumps({"figures": values, "made_from": made_from}, indent=2) + "\n")
+    return values
 
 
 def table(results: dict[str, list[dict[str, float]]]) -> str:

@@ -32,6 +32,7 @@ from gazeprep.shards import ShardFolder, read_npz
 VIEWS = ("PA", "AP", "LATERAL", "UNK")
 VIEW_NUMBER = {"PA": 0, "AP": 1, "LATERAL": 2, "LL": 2}  # the rest is UNK
 SECTIONS = ("indication", "history", "comparison", "technique", "findings", "impression", "last_paragraph")
+CONTEXT = ("indication", "history")  # the sections that the context prompt holds
 READ_MEMBERS = ("image", "gaze", "json")  # maps are rendered
 OPEN_SHARDS = 64
 BESIDE = "auto"  # of DatasetConfig.features: in the folder of the shards
@@ -195,6 +196,8 @@ class ShardFiles:
 class DatasetConfig:
     """What becomes of a sample on its way to an example.
 
+    context_dropout: share of samples whose clinical context is left out, drawn anew each epoch, so that the image has
+    to be read too; 0 as published.
     skip_corrupt: deliver a corrupt sample as a filler that is counted, instead of stopping the run.
     max_corrupt_in_a_row: skipping more than this many one after another stops it all the same.
     features: where training reads the frozen tower's tokens that pipelines/cache_features.py stored, "auto" beside the
@@ -203,9 +206,18 @@ class DatasetConfig:
 
     view: ViewConfig = field(default_factory=ViewConfig)
     seed: int = 0
+    context_dropout: float = 0.0
     skip_corrupt: bool = False
     max_corrupt_in_a_row: int = 10
     features: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.context_dropout <= 1:
+            raise ValueError(f"data.context_dropout is {self.context_dropout}, must be from 0 to 1")
+
+    def still(self) -> "DatasetConfig":
+        """Return what evaluation reads: nothing drawn at random."""
+        return replace(self, view=self.view.still(), context_dropout=0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -286,7 +298,9 @@ class ShardDataset(Dataset[Example]):
         """Draw a sample's view and, where its gaze is used, render its maps."""
         table, config, record = self.table, self.config, members.record
         key = table.name(item.row)
-        view = view_of(config.view, record, view_draws(config.seed, item.epoch, key))
+        draws = view_draws(config.seed, item.epoch, key)
+        view = view_of(config.view, record, draws)
+        left_out = CONTEXT if draws[7] < config.context_dropout else ()
         maps = np.zeros((0, self.grid[0] * self.grid[1]), dtype=np.float32)
         if members.gaze is not None:
             maps = gaze_maps(members.gaze, record, view, self.grid)
@@ -299,7 +313,7 @@ class ShardDataset(Dataset[Example]):
             view_position=int(table.view[item.row]),
             study_id=int(table.study_id[item.row]),
             labels=table.labels[item.row],
-            sections={name: record[name] for name in SECTIONS},
+            sections={name: "" if name in left_out else record[name] for name in SECTIONS},
             transcript=record["transcript"],
             sentences=tuple(record["sentences"].split("\n")) if record["sentences"] else (),
             maps=maps,

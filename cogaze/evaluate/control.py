@@ -1,46 +1,83 @@
-"""A control: shards whose training images belong to other studies than their reports, labels and gaze."""
+"""Controls: shards whose training images, alone or with their context, belong to other studies than the rest."""
 
 import json
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from gazeprep.shards import INDEX_SCHEMA, ShardFolder
+from cogaze.data.dataset import CONTEXT
+from gazeprep.shards import (
+    INDEX_SCHEMA,
+    MEMBERS,
+    Sample,
+    ShardFolder,
+    json_member,
+    sha256_of,
+    write_json,
+    write_parquet,
+    write_tar,
+)
 
-IMAGE = ["image_offset", "image_length"]
-PLACE = "place"
+Dealt = Literal["image", "image and context"]
+VIEW = "view_position"  # goes with the image
+MEMBER_PLACES = tuple(f"{member}_{what}" for member in MEMBERS for what in ("offset", "length"))
+PLACES = ("shard", "key", "offset", "length", *MEMBER_PLACES)
 
 
-def shuffle_images(shards: Path, out: Path, seed: int) -> None:
-    """Write `out`: the same shards (as links), with an index that deals out the training images anew.
+def deal_out(shards: Path, out: Path, seed: int, dealt: Dealt) -> None:
+    """Write `out`: the same shards, but each training sample has the image, or image and context, of another one.
 
-    Images change places within their shard among those of one stored size, so that view and gaze stay well-defined,
-    and go to another study wherever no study has half of them. Other splits stay as they are.
+    Report, labels and gaze stay. Images change places among those of one stored size, so that view and gaze stay
+    well-defined, and go to another study wherever no study has half of them. Other splits stay as they are.
     """
     folder = ShardFolder(shards)
-    index = folder.index.reset_index(drop=True)
-    train = index[index["split"] == "train"]
-    sizes = [json.loads(folder.member(key, "json")) for key in train["key"]]
-    size = [f"{record['stored_width_px']} x {record['stored_height_px']}" for record in sizes]
-    for _, group in train.groupby(["shard", pd.Series(size, index=train.index)]):
-        order = _by_study(group, seed)
-        index.loc[order, IMAGE] = index.loc[np.roll(order, len(order) // 2), IMAGE].to_numpy()
+    index, train = folder.index, folder.index[folder.index["split"] == "train"]
+    donors = _donors(folder, train, seed)
     shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
-    for path in shards.rglob("*.tar"):
-        link = out / path.relative_to(shards)
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(path.resolve())
-    shutil.copy(shards / "dataset.json", out / "dataset.json")
-    pq.write_table(pa.Table.from_pandas(index, schema=INDEX_SCHEMA, preserve_index=False), out / "index.parquet")
+    rows = [{**row, "labels": list(row["labels"])} for row in index[index["split"] != "train"].to_dict("records")]
+    manifest = json.loads(json.dumps(folder.manifest))
+    for entry in manifest["shards"]:
+        target = out / entry["name"]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if entry["split"] != "train":
+            target.symlink_to((shards / entry["name"]).resolve())
+            continue
+        keys = train.index[train["shard"] == entry["name"]]
+        written = write_tar(target, _mixed(folder, {key: donors[key] for key in keys}, dealt))
+        rows += [{"shard": entry["name"], **row} for row in written]
+        entry |= {"size": target.stat().st_size, "sha256": sha256_of(target)}
+    write_parquet(out / "index.parquet", rows, INDEX_SCHEMA)
+    write_json(out / "dataset.json", manifest)
 
 
-def _by_study(group: pd.DataFrame, seed: int) -> "pd.Index[int]":
-    """Return rows with those of a study beside each other, studies in a drawn order."""
-    studies = pd.Series(np.unique(group["study"]))
-    drawn = dict(zip(studies, np.random.default_rng(seed).permutation(len(studies)), strict=True))
-    return group.assign(**{PLACE: group["study"].map(drawn)}).sort_values(PLACE, kind="stable").index
+def _donors(folder: ShardFolder, train: pd.DataFrame, seed: int) -> dict[str, str]:
+    """Return by key whose image a sample gets: of those of its stored size in a row by study, the one half-way on."""
+    records = [json.loads(folder.member(key, "json")) for key in train.index]
+    size = [f"{record['stored_width_px']} x {record['stored_height_px']}" for record in records]
+    drawn = np.random.default_rng(seed).permutation(train["study"].nunique())
+    place = pd.Series(drawn[pd.factorize(train["study"], sort=True)[0]], index=train.index)
+    donors: dict[str, str] = {}
+    for _, group in place.groupby(pd.Series(size, index=train.index)):
+        row = group.sort_values(kind="stable").index.to_numpy()
+        donors |= dict(zip(row, np.roll(row, len(row) // 2), strict=True))
+    return donors
+
+
+def _mixed(folder: ShardFolder, donors: Mapping[str, str], dealt: Dealt) -> Iterator[Sample]:
+    for key, donor in donors.items():
+        members = {role: folder.member(key, role) for role in MEMBERS}
+        record, other = json.loads(members["json"]), json.loads(folder.member(donor, "json"))
+        moved = (VIEW, *CONTEXT) if dealt == "image and context" else (VIEW,)
+        record |= {name: other[name] for name in moved}
+        members |= {"image": folder.member(donor, "image"), "json": json_member(record)}
+        row: dict[str, Any] = {name: value for name, value in folder.row(key).items() if name not in PLACES}
+        row |= {"labels": list(row["labels"]), VIEW: folder.row(donor)[VIEW]}
+        yield Sample(key, _format(members["image"]), members, row)
+
+
+def _format(image: bytes) -> str:
+    return "png" if image.startswith(b"\x89PNG") else "jpg"

@@ -108,12 +108,8 @@ def encode(config: RunConfig, model: CoGazeModel, splits: Sequence[Split], ablat
 
 def _batches(config: RunConfig, model: CoGazeModel, collate: Collate, split: Split) -> Iterator[Batch]:
     """Deliver a split in its order, without anything random, gaze used wherever there is some."""
-    view = config.data.view
-    still = replace(view, rule="letterbox" if view.is_random else view.rule, flip=0.0, shift=0.0)
     plan = replace(config.plan, shuffle=False, gaze_ratio=1.0)
-    dataset = ShardDataset(
-        config.shards, read_table(config.shards, split), model.patch_grid, replace(config.data, view=still)
-    )
+    dataset = ShardDataset(config.shards, read_table(config.shards, split), model.patch_grid, config.data.still())
     yield from Stream(dataset, collate, plan, workers=config.workers, device=model.device).epoch()
 
 

@@ -2,6 +2,7 @@ import json
 import os
 import pickle
 import shutil
+from dataclasses import replace
 
 import fsspec
 import numpy as np
@@ -106,6 +107,27 @@ class TestExamples:
         one, two, later = (d[PlanItem(0, True, False, e)].pixels for d, e in ((first, 0), (again, 0), (first, 1)))
         assert (one == two).all()
         assert (one != later).any()
+
+    def test_context_is_left_out_of_a_share_drawn_anew_each_epoch(self, shards):
+        plain, dropping = dataset_of(shards), dataset_of(shards, replace(CONFIG, context_dropout=0.5))
+        rows = [row for row in range(len(plain)) if plain[PlanItem(row, True, False, 0)].sections["indication"]]
+        left_out = set()
+        for row in rows:
+            for epoch in range(4):
+                item = PlanItem(row, True, False, epoch)
+                whole, seen = plain[item].sections, dropping[item].sections
+                rest = {name: text for name, text in whole.items() if name not in ("indication", "history")}
+                assert seen in (whole, rest | {"indication": "", "history": ""})
+                assert dropping[item].sections == seen
+                if seen != whole:
+                    left_out.add((row, epoch))
+        assert 0.3 < len(left_out) / (4 * len(rows)) < 0.7
+        assert {row for row, _ in left_out} != {row for row, epoch in left_out if epoch == 0}
+        assert not replace(CONFIG, context_dropout=0.5).still().context_dropout
+
+    def test_a_share_that_is_none_is_refused(self):
+        with pytest.raises(ValueError, match=r"data.context_dropout is 1.5, must be from 0 to 1"):
+            DatasetConfig(context_dropout=1.5)
 
     def test_fillers_count_for_nothing_and_are_told_apart(self, shards):
         dataset = dataset_of(shards)

@@ -10,7 +10,7 @@ from recorded import sources_of
 from scipy.stats import hypergeom
 
 from cogaze.config import RunConfig
-from cogaze.evaluate.control import shuffle_images
+from cogaze.evaluate.control import deal_out
 from cogaze.evaluate.gaze import Spoken, agreement
 from cogaze.evaluate.metrics import chance_rank, chance_recall, first_hit_ranks, nss
 from cogaze.evaluate.quick import evaluate_folder
@@ -20,7 +20,7 @@ from cogaze.models.tiny import TinyTowers, write_tiny_towers
 from gazeprep.build import BuildConfig, build
 from gazeprep.images import Resize
 from gazeprep.samples import MapConfig, PictureConfig, SampleConfig
-from gazeprep.shards import ShardFolder
+from gazeprep.shards import ShardFolder, sha256_of
 from gazeprep.synthetic import write_corpus
 
 ROOT = Path(__file__).parents[2]
@@ -86,7 +86,7 @@ def demo(tmp_path_factory):
     build(BuildConfig(root / "shards", sources_of(corpus), sample=small, shard_samples=48, workers=2))
     records = (ShardFolder(root / "shards").sample(key).record for key in ShardFolder(root / "shards").keys())  # noqa: SIM118
     texts = (record[name] for record in records for name in ("indication", "findings", "impression", "transcript"))
-    write_tiny_towers(root / "towers", texts, TinyTowers(layers=3))
+    write_tiny_towers(root / "towers", texts, TinyTowers())
     parser = ArgumentParser()
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(RunConfig, None)
@@ -108,14 +108,26 @@ def test_a_short_training_beats_an_untrained_model_on_held_out_subjects(demo):
     assert trained["sentence NSS"] > untrained["sentence NSS"] + 0.5
 
 
-def test_shuffled_images_keep_everything_but_their_study(shards, tmp_path):
-    shuffle_images(shards, tmp_path / "shuffled", seed=0)
-    before, after = (ShardFolder(root).index for root in (shards, tmp_path / "shuffled"))
-    columns = [name for name in before if name not in ("image_offset", "image_length")]
-    assert before[columns].astype(str).equals(after[columns].astype(str))
-    places = ["shard", "image_offset", "image_length"]
-    assert sorted(map(tuple, before[places].values)) == sorted(map(tuple, after[places].values))
-    moved = before["image_offset"] != after["image_offset"]
-    assert moved.any()
-    assert not moved[before["split"] != "train"].any()
-    ShardFolder(tmp_path / "shuffled").sample(str(after.index[0]))
+@pytest.mark.parametrize("dealt", ["image", "image and context"])
+def test_what_is_dealt_out_comes_from_one_other_study_and_the_rest_stays(shards, tmp_path, dealt):
+    deal_out(shards, tmp_path / "dealt", seed=0, dealt=dealt)
+    before, after = ShardFolder(shards), ShardFolder(tmp_path / "dealt")
+    assert sorted(before.keys()) == sorted(after.keys())
+    owner = {before.member(key, "image"): key for key in before.keys()}  # noqa: SIM118
+    moved = 0
+    for key in before.keys():  # noqa: SIM118
+        old, new = before.sample(key), after.sample(key)
+        donor = before.sample(owner[new.image])
+        same = donor.record["study_id"] == old.record["study_id"]
+        assert same or before.row(key)["split"] == before.row(donor.key)["split"] == "train"
+        moved += not same
+        size = ("stored_width_px", "stored_height_px")
+        assert [old.record[name] for name in size] == [donor.record[name] for name in size]
+        from_donor = {"view_position", *(("indication", "history") if dealt == "image and context" else ())}
+        assert new.record == {**old.record, **{name: donor.record[name] for name in from_donor}}
+        assert after.row(key)["view_position"] == donor.record["view_position"]
+        assert list(after.row(key)["labels"]) == list(before.row(key)["labels"])
+        assert np.array_equal(new.maps, old.maps)
+    assert moved > 3
+    for entry in after.manifest["shards"]:
+        assert sha256_of(tmp_path / "dealt" / entry["name"]) == entry["sha256"]

@@ -23,7 +23,7 @@ from cogaze.data.dataset import CorruptSampleError, ShardDataset, read_table
 from cogaze.data.features import Layout
 from cogaze.data.plan import PlanItem
 from cogaze.data.transforms import ViewConfig, view_draws, view_of
-from cogaze.evaluate.control import shuffle_images
+from cogaze.evaluate.control import deal_out
 from cogaze.fit import fit
 from cogaze.frozen import cache_features, stored_tokens
 from cogaze.models.vision import VisionTower, load_vision_tower
@@ -313,7 +313,7 @@ def test_features_of_another_tower_are_refused_wherever_it_lies(config, towers, 
 
 def test_features_of_other_pictures_under_the_same_keys_are_refused(config, shards, tmp_path):
     fresh(cache_features, config())
-    shuffle_images(shards, tmp_path / "shuffled", seed=0)
+    deal_out(shards, tmp_path / "shuffled", seed=0, dealt="image")
     with pytest.raises(ValueError, match=r"has shards [0-9a-f]+, not [0-9a-f]+"):
         fresh(fit, config("shuffled", {"shards": str(tmp_path / "shuffled")}))
 
