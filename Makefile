@@ -41,9 +41,9 @@ demo-train: setup ## tiny CoGaze models on 200 synthetic subjects, compared on h
 	$(BIN)/python pipelines/tiny_towers.py --shards out/demo/small --out out/demo/towers --sizes.layers 3
 	$(BIN)/python pipelines/probe.py --config configs/demo.yaml --shards out/demo/small --out out/demo/runs
 
-# Any subset of REFLACX, EGD, MIMIC and MIMIC_JPG names real data; none of them means the synthetic corpus.
-shards: setup ## build shards: REFLACX=.. EGD=.. MIMIC=.. MIMIC_JPG=.. OUT=.. WORKERS=.., or synthetic ones
-ifeq ($(REFLACX)$(EGD)$(MIMIC)$(MIMIC_JPG),)
+# Any subset of REFLACX, EGD, MIMIC and MIMIC_JPG, or MIMIC_EYE, names real data; none means the synthetic corpus.
+shards: setup ## build shards: REFLACX=.. EGD=.. MIMIC=.. MIMIC_JPG=.. or MIMIC_EYE=.., OUT=.., or synthetic ones
+ifeq ($(REFLACX)$(EGD)$(MIMIC)$(MIMIC_JPG)$(MIMIC_EYE),)
 	@test -f $(SYNTHETIC)/SYNTHETIC.json || \
 	  $(BIN)/gazeprep synth --out $(SYNTHETIC) --subjects $(SUBJECTS) --seed $(SEED) --workers $(WORKERS)
 	$(BIN)/gazeprep build --config configs/synthetic.yaml --out $(OUT) --workers $(WORKERS) \
@@ -52,7 +52,8 @@ ifeq ($(REFLACX)$(EGD)$(MIMIC)$(MIMIC_JPG),)
 else
 	$(BIN)/gazeprep build --out '$(OUT)' --workers $(WORKERS) \
 	  $(if $(REFLACX),--sources.reflacx '$(REFLACX)') $(if $(EGD),--sources.egd '$(EGD)') \
-	  $(if $(MIMIC),--sources.mimic '$(MIMIC)') $(if $(MIMIC_JPG),--sources.mimic_jpg '$(MIMIC_JPG)') $(ARGS)
+	  $(if $(MIMIC),--sources.mimic '$(MIMIC)') $(if $(MIMIC_JPG),--sources.mimic_jpg '$(MIMIC_JPG)') \
+	  $(if $(MIMIC_EYE),--sources.mimic_eye '$(MIMIC_EYE)') $(ARGS)
 endif
 
 # NIH chest X-rays and OSIE fixations are looked for in REAL_DATA; Open-i reports come in a wheel that is read,

@@ -20,7 +20,7 @@ from gazeprep.schema import (
     ReportRef,
 )
 from gazeprep.shards import sample_key
-from gazeprep.sources import egd, reflacx
+from gazeprep.sources import egd, mimic_eye, reflacx
 from gazeprep.sources import table as tables
 from gazeprep.sources.csv_table import folder_is_synthetic
 from gazeprep.sources.mimic_cxr import MimicCxr, MimicImage, open_mimic
@@ -35,15 +35,16 @@ NO_READING = ("eye_tracking_discarded", "no_fixations", "fixations_missing")
 class Sources:
     """Where the inputs lie, any subset; each is the folder that holds the release's own tables.
 
-    reflacx, egd, mimic (DICOM and reports), mimic_jpg: source folders. table: anyone's tables.
-    section_overrides: a csv of hand-treated reports. prefer: which file where an image is there as both.
-    views: the view positions to take, empty for all. labels: which MIMIC label table.
+    reflacx, egd, mimic (DICOM and reports), mimic_jpg: source folders. mimic_eye: in place of those four. table:
+    anyone's tables. section_overrides: a csv of hand-treated reports. prefer: which file where an image is there as
+    both. views: the view positions to take, empty for all. labels: which MIMIC label table.
     """
 
     reflacx: Path | None = None
     egd: Path | None = None
     mimic: Path | None = None
     mimic_jpg: Path | None = None
+    mimic_eye: Path | None = None
     table: tables.TableSource | None = None
     section_overrides: Path | None = None
     prefer: Literal["dicom", "jpg"] = "dicom"
@@ -51,8 +52,12 @@ class Sources:
     labels: Literal["chexpert", "negbio", "test_set"] = "chexpert"
 
     def __post_init__(self) -> None:
-        if not any((self.reflacx, self.egd, self.mimic, self.mimic_jpg, self.table)):
-            raise ValueError("no source is named; give at least one of reflacx, egd, mimic, mimic_jpg, table")
+        originals = {name: getattr(self, name) for name in ("reflacx", "egd", "mimic", "mimic_jpg")}
+        if not any((*originals.values(), self.mimic_eye, self.table)):
+            raise ValueError(f"no source is named; give at least one of {', '.join(originals)}, mimic_eye, table")
+        twice = [name for name, folder in originals.items() if folder]
+        if self.mimic_eye and twice:
+            raise ValueError(f"mimic_eye holds what {', '.join(twice)} would give a second time; leave one of them out")
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,12 +105,15 @@ class _Candidate:
 
 def collect(sources: Sources, by_hash: HashSplit | None = None) -> Inputs:
     """List every input of the sources as a case or as rejected; raises InputError on an unusable source."""
-    mimic = _open_mimic(sources)
-    readings = _readings(sources)
+    eye = _open_mimic_eye(sources)
+    mimic = eye.mimic if eye is not None else _open_mimic(sources)
+    readings = [*(eye.readings if eye is not None else ()), *_readings(sources)]
     candidates = [_of_reading(reading, mimic) for reading in readings]
     taken = {reading.dicom_id for reading in readings if reading.reject not in NO_READING}
     if mimic is not None:
-        synthetic = any(folder_is_synthetic(root) for root in (sources.mimic, sources.mimic_jpg) if root)
+        synthetic = any(
+            folder_is_synthetic(root) for root in (sources.mimic, sources.mimic_jpg, sources.mimic_eye) if root
+        )
         candidates += [_of_image(image, synthetic) for image in mimic.images if image.dicom_id not in taken]
     if sources.table is not None:
         candidates += [_of_table(image) for image in tables.images(sources.table) if image.image_id not in taken]
@@ -115,7 +123,15 @@ def collect(sources: Sources, by_hash: HashSplit | None = None) -> Inputs:
     splits = assign_splits(
         (candidate.scope for candidate in candidates), list(_claims(candidates, mimic)), by_hash or HashSplit()
     )
-    return _sorted_out(candidates, splits, sources, mimic)
+    noted = _noted_tables(sources, mimic)
+    noted.update(_noted_rows(eye.dropped_rows if eye is not None else {}))
+    return _sorted_out(candidates, splits, sources, mimic, noted)
+
+
+def _open_mimic_eye(sources: Sources) -> mimic_eye.MimicEye | None:
+    if sources.mimic_eye is None:
+        return None
+    return mimic_eye.open_mimic_eye(sources.mimic_eye, overrides=sources.section_overrides, labels=sources.labels)
 
 
 def _open_mimic(sources: Sources) -> MimicCxr | None:
@@ -219,11 +235,15 @@ def _claims(candidates: Sequence[_Candidate], mimic: MimicCxr | None) -> Iterato
 
 
 def _sorted_out(
-    candidates: Sequence[_Candidate], splits: dict[str, Assigned], sources: Sources, mimic: MimicCxr | None
+    candidates: Sequence[_Candidate],
+    splits: dict[str, Assigned],
+    sources: Sources,
+    mimic: MimicCxr | None,
+    noted: Counter[str],
 ) -> Inputs:
     cases, rejected = [], []
     reports: dict[str, ReportRef | None] = {}
-    noted = _noted_tables(sources, mimic)
+    noted = Counter(noted)
     for candidate in candidates:
         reason = candidate.reject or _why_not(candidate, sources)
         if reason:
@@ -251,10 +271,12 @@ def _noted_tables(sources: Sources, mimic: MimicCxr | None) -> Counter[str]:
     if sources.reflacx is not None:
         noted["no REFLACX metadata table"] = reflacx.missing_tables(sources.reflacx)
     if sources.egd is not None:
-        noted.update(
-            {f"EGD-CXR {what.replace('_', ' ')} left out": n for what, n in egd.dropped_rows(sources.egd).items()}
-        )
+        noted.update(_noted_rows(egd.dropped_rows(sources.egd)))
     return noted
+
+
+def _noted_rows(dropped: dict[str, int]) -> dict[str, int]:
+    return {f"EGD-CXR {what.replace('_', ' ')} left out": count for what, count in dropped.items()}
 
 
 def _why_not(candidate: _Candidate, sources: Sources) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from gazeprep.schema import (
     Recording,
     Word,
 )
-from gazeprep.sources.csv_table import bad_cell, folder_is_synthetic, numbers, read_table
+from gazeprep.sources.csv_table import bad_cell, folder_is_synthetic, numbers, read_tables
 from gazeprep.transcripts import split_phrases
 
 BOXES_FILE = "bounding_boxes.csv"
@@ -89,29 +90,41 @@ def readings(root: Path) -> tuple[EgdReading, ...]:
 
     Raises InputError on a wrong folder, a missing table or column, a duplicate id, a malformed cell.
     """
-    master = _read_master(root)
+    tables = _tables_of(root)
+    return listed_readings(tables, lambda _: root, source=SOURCE, synthetic=folder_is_synthetic(root))
+
+
+def listed_readings(
+    tables: "EgdTables", root_of: Callable[[str], Path], *, source: str, synthetic: bool
+) -> tuple[EgdReading, ...]:
+    """List every image of a master sheet, in its order, with its fixations and boxes.
+
+    `root_of` gives the folder that holds fixations.csv and the transcripts for a subject. Raises InputError on a
+    duplicate id or a malformed cell.
+    """
+    master = _checked_master(tables.master)
     known = frozenset(master["dicom_id"])
-    fixations = _fixations_by_id(root / "fixations.csv", known)
-    boxes = _read_boxes(root / BOXES_FILE, known)
-    synthetic = folder_is_synthetic(root)
+    fixations = _fixations_by_id(tables.fixations, known)
+    boxes = _boxes_by_id(tables.boxes, known)
     found = []
     for row, record in enumerate(master.to_dict("records"), start=1):
         cells = {str(name): str(value) for name, value in record.items()}
         dicom_id = cells["dicom_id"]
         own = fixations.get(dicom_id, _OwnRows())
         indication = " ".join(cells.get(INDICATION, "").split())
+        subject_id = _number_id(cells, "patient_id", row)
         found.append(
             EgdReading(
                 dataset=DATASET,
-                source=SOURCE,
+                source=source,
                 reading_id=dicom_id,
                 dicom_id=dicom_id,
                 study_id=_number_id(cells, "study_id", row),
-                subject_id=_number_id(cells, "patient_id", row),
+                subject_id=subject_id,
                 context=Context(indication=indication) if indication else None,
                 reject="" if len(own.fixations) else "no_fixations",
                 synthetic=synthetic,
-                root=root,
+                root=root_of(subject_id),
                 fixations=own.fixations,
                 boxes=tuple(boxes.get(dicom_id, ())),
                 chexpert={label: _label(cells, name, row) for label, name in CHEXPERT_COLUMNS.items()},
@@ -127,13 +140,42 @@ def dropped_rows(root: Path) -> dict[str, int]:
 
     Returns calibration_rows (the id cut by 5 characters) and unknown_id_rows (any other id).
     """
-    ids = read_table(root / "fixations.csv", FIXATION_COLUMNS, kind=FIXATIONS)["DICOM_ID"].str.strip()
-    left = ids[_match_ids(ids, frozenset(_read_master(root)["dicom_id"])) == ""]
+    return unmatched_rows(_tables_of(root))
+
+
+def unmatched_rows(tables: "EgdTables") -> dict[str, int]:
+    """Count the rows of fixations that belong to no image of the master sheet, as `dropped_rows` does."""
+    ids = tables.fixations["DICOM_ID"].str.strip()
+    left = ids[_match_ids(ids, frozenset(tables.master["dicom_id"].str.strip())) == ""]
     calibration = int((left.str.len() == CALIBRATION_ID_LENGTH).sum())
     return {"calibration_rows": calibration, "unknown_id_rows": len(left) - calibration}
 
 
-def _read_master(root: Path) -> pd.DataFrame:
+@dataclass(frozen=True, eq=False)
+class EgdTables:
+    """The tables of a release with every cell as text; `boxes` without rows where there is none."""
+
+    master: pd.DataFrame
+    fixations: pd.DataFrame
+    boxes: pd.DataFrame
+
+
+def read_master_sheet(paths: Sequence[Path]) -> pd.DataFrame:
+    """Read a master sheet, or its parts as one; raises InputError."""
+    return read_tables(paths, MASTER_COLUMNS, kind=MASTER, all_columns=True)
+
+
+def read_fixation_rows(paths: Sequence[Path], also: Sequence[str] = ()) -> pd.DataFrame:
+    """Read a fixations.csv, or its parts as one, with the columns of `also`; raises InputError."""
+    return read_tables(paths, [*FIXATION_COLUMNS, *also], kind=FIXATIONS)
+
+
+def read_box_rows(paths: Sequence[Path]) -> pd.DataFrame:
+    """Read a bounding_boxes.csv, or its parts as one; raises InputError."""
+    return read_tables(paths, BOX_COLUMNS, kind=BOXES)
+
+
+def _tables_of(root: Path) -> EgdTables:
     path = root / "master_sheet.csv"
     if not path.exists():
         raise InputError(
@@ -141,8 +183,16 @@ def _read_master(root: Path) -> pd.DataFrame:
             "the EGD-CXR folder does not exist or holds no master_sheet.csv; pass the folder that contains "
             "master_sheet.csv and fixations.csv (on a mirror: physionet.org/files/egd-cxr/1.0.0)",
         )
-    master = read_table(path, MASTER_COLUMNS, kind=MASTER, all_columns=True)
-    master["dicom_id"] = master["dicom_id"].str.strip()
+    boxes = root / BOXES_FILE
+    return EgdTables(
+        master=read_master_sheet([path]),
+        fixations=read_fixation_rows([root / "fixations.csv"]),
+        boxes=read_box_rows([boxes] if boxes.exists() else []),
+    )
+
+
+def _checked_master(master: pd.DataFrame) -> pd.DataFrame:
+    master = master.assign(dicom_id=master["dicom_id"].str.strip())
     malformed = np.flatnonzero(~master["dicom_id"].str.fullmatch(FILE_ID))
     if len(malformed):
         raise bad_cell(MASTER, int(malformed[0]) + 1, "dicom_id", "is not a DICOM id")
@@ -187,8 +237,7 @@ def _match_ids(ids: pd.Series, known: frozenset[str]) -> pd.Series:
     return ids.where(ids.isin(known), matched.where(matched.isin(known), ""))
 
 
-def _fixations_by_id(path: Path, known: frozenset[str]) -> dict[str, _OwnRows]:
-    table = read_table(path, FIXATION_COLUMNS, kind=FIXATIONS)
+def _fixations_by_id(table: pd.DataFrame, known: frozenset[str]) -> dict[str, _OwnRows]:
     owner = _match_ids(table["DICOM_ID"].str.strip(), known)
     table = table[owner != ""]
     start, duration, valid, x, y = (numbers(table, name, kind=FIXATIONS) for name in FIXATION_COLUMNS[1:])
@@ -219,7 +268,7 @@ def read_fixations(path: Path, *, dicom_id: str) -> Fixations:
     Leaves out rows off the image (a negative X_ORIGINAL or Y_ORIGINAL is a flag, not a position) and rows that
     the tracker calls invalid (FPOGV 0).
     """
-    found = _fixations_by_id(path, frozenset([dicom_id]))
+    found = _fixations_by_id(read_fixation_rows([path]), frozenset([dicom_id]))
     if dicom_id not in found:
         raise InputError(
             "unknown_id", f"{FIXATIONS} has no row with this dicom_id; pass one of its DICOM_ID in full, 44 characters"
@@ -227,10 +276,7 @@ def read_fixations(path: Path, *, dicom_id: str) -> Fixations:
     return found[dicom_id].fixations
 
 
-def _read_boxes(path: Path, known: frozenset[str]) -> dict[str, list[Annotation]]:
-    if not path.exists():
-        return {}
-    table = read_table(path, BOX_COLUMNS, kind=BOXES)
+def _boxes_by_id(table: pd.DataFrame, known: frozenset[str]) -> dict[str, list[Annotation]]:
     x1, x2, y1, y2 = (numbers(table, name, kind=BOXES) for name in BOX_COLUMNS[2:])
     boxes = np.stack([np.minimum(x1, x2), np.minimum(y1, y2), np.maximum(x1, x2), np.maximum(y1, y2)], axis=1)
     found: dict[str, list[Annotation]] = {}

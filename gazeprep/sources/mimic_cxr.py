@@ -10,7 +10,7 @@ import functools
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
@@ -30,10 +30,11 @@ from gazeprep.schema import (
     Size,
     Split,
 )
-from gazeprep.sources.csv_table import numbers, read_table
+from gazeprep.sources.csv_table import numbers, read_table, read_tables
 
 ImageKind = Literal["dicom", "jpg"]
 LabelTable = Literal["chexpert", "negbio", "test_set"]
+ImageFiles = dict[tuple[str, str], ImageRef]  # by study path and dicom id
 
 # Releases of MIMIC-CXR-JPG keep the table names of 2.0.0; cxr-record-list carries no version.
 _METADATA = "mimic-cxr-2.*-metadata.csv"
@@ -54,7 +55,7 @@ _RELEASE_FOLDERS = tuple(
     for above in ("", "files/", "physionet.org/files/")
     for name in ("2.*", "mimic-cxr*", "mimic-cxr*/2.*")
 )
-_IDS = ["dicom_id", "subject_id", "study_id"]
+IDS = ["dicom_id", "subject_id", "study_id"]
 _IMAGE_KINDS: dict[str, ImageKind] = {".dcm": "dicom", ".jpg": "jpg"}
 
 
@@ -80,7 +81,7 @@ class MimicCxr:
     split_of_subject: dict[str, Split]
     overrides: dict[str, Override]  # by study
     absent_tables: tuple[str, ...]
-    _roots: tuple[Path, ...] = field(repr=False)
+    _find_report: Callable[[str, str], ReportRef | None] = field(repr=False)
     _label_row_of_study: dict[str, int] = field(repr=False)
     _labels: npt.NDArray[np.int8] = field(repr=False)  # (label rows, 14)
 
@@ -96,8 +97,19 @@ class MimicCxr:
         return dict(zip(CHEXPERT_LABELS, values, strict=True))
 
     def report_ref(self, study_id: str, subject_id: str) -> ReportRef | None:
-        """Return where a study's report lies, a text file before the zip; None where there is none."""
-        study = _study_path(study_id, subject_id)
+        """Return where a study's report lies; None where there is none."""
+        return self._find_report(study_id, subject_id)
+
+
+@dataclass(frozen=True)
+class _ReleaseReports:
+    """The reports of the releases in these folders."""
+
+    roots: tuple[Path, ...]
+
+    def find(self, study_id: str, subject_id: str) -> ReportRef | None:
+        """Return where a study's report lies, a text file before the zip."""
+        study = study_path(study_id, subject_id)
         for root, folder in self._report_folders:
             path = f"{folder}/{study}.txt"
             if os.path.exists(f"{root}/{path}"):  # noqa: PTH110 - called for each of 227,835 studies
@@ -106,12 +118,12 @@ class MimicCxr:
 
     @functools.cached_property
     def _report_folders(self) -> list[tuple[str, str]]:
-        return [(str(root), folder) for root in self._roots for folder in _REPORT_FOLDERS if (root / folder).is_dir()]
+        return [(str(root), folder) for root in self.roots for folder in _REPORT_FOLDERS if (root / folder).is_dir()]
 
     @functools.cached_property
     def _zipped_reports(self) -> dict[str, ReportRef]:
         found: dict[str, ReportRef] = {}
-        for root in self._roots:
+        for root in self.roots:
             if not (root / _ZIP).is_file():
                 continue
             for member in _open_zip(str(root / _ZIP), os.getpid()).namelist():
@@ -137,20 +149,58 @@ def open_mimic(
     bad_size, duplicate_id, table_conflict, bad_split, split_leak, bad_label, bad_override.
     """
     roots = _checked_roots(dicom_root, jpg_root)
-    metadata_path, split_path = _find_table(roots, _METADATA), _find_table(roots, _SPLIT)
-    label_path, label_kind = _find_table(roots, _LABELS[labels]), f"{labels} label table"
-    if label_path is None and labels != "chexpert":
-        raise InputError("file_missing", f"the {label_kind} {_LABELS[labels]} is in neither folder; add it")
-    metadata = _metadata(metadata_path)
-    split_table = _split_table(split_path)
+    if labels != "chexpert" and not _find_table(roots, _LABELS[labels]):
+        raise InputError("file_missing", f"the {labels} label table {_LABELS[labels]} is in neither folder; add it")
+    paths = MimicTables(
+        metadata=_find_table(roots, _METADATA),
+        split=_find_table(roots, _SPLIT),
+        records=_find_table(roots, _RECORDS),
+        labels=_find_table(roots, _LABELS[labels]),
+        label_kind=f"{labels} label table",
+    )
+    return read_mimic(
+        paths,
+        lambda ids: _image_files(roots, ids, prefer),
+        _ReleaseReports(roots).find,
+        overrides=overrides,
+        ids_on_disk=lambda: _ids_on_disk(roots),
+    )
+
+
+@dataclass(frozen=True)
+class MimicTables:
+    """The files of each table, several to be read as one; none where it is absent."""
+
+    metadata: Sequence[Path]
+    split: Sequence[Path]
+    labels: Sequence[Path]
+    label_kind: str
+    records: Sequence[Path] = ()
+
+
+def read_mimic(
+    paths: MimicTables,
+    find_images: Callable[[pd.DataFrame], ImageFiles],
+    find_report: Callable[[str, str], ReportRef | None],
+    *,
+    overrides: Path | None,
+    ids_on_disk: Callable[[], pd.DataFrame],
+) -> MimicCxr:
+    """Read the tables and find the files of a layout of MIMIC-CXR.
+
+    `find_images` gives the files of a table of ids, by study path and dicom id. `find_report` is asked with study and
+    subject. `ids_on_disk` lists the images where no table does. Raises InputError as `open_mimic` does.
+    """
+    metadata = _metadata(paths.metadata)
+    split_table = _split_table(paths.split)
     split_of_subject = _split_of_subject(split_table)
-    ids = _image_ids(roots, metadata, split_table)
-    files = _image_files(roots, ids, prefer)
-    row_of_study, label_values = _label_values(label_path, label_kind)
+    ids = _listed_ids([metadata, _read_ids(paths.records, "MIMIC cxr-record-list", [], []), split_table], ids_on_disk)
+    files = find_images(ids)
+    row_of_study, label_values = _label_values(paths.labels, paths.label_kind)
     tables = {
-        "MIMIC metadata table": metadata_path,
-        "MIMIC split table": split_path,
-        f"MIMIC {label_kind}": label_path,
+        "MIMIC metadata table": paths.metadata,
+        "MIMIC split table": paths.split,
+        f"MIMIC {paths.label_kind}": paths.labels,
     }
     split_of_dicom = cast(dict[str, Split], _lookup(split_table, "split"))
     return MimicCxr(
@@ -158,10 +208,10 @@ def open_mimic(
         split_of_dicom=split_of_dicom,
         split_of_subject=split_of_subject,
         overrides={} if overrides is None else _overrides(overrides),
-        _roots=roots,
+        _find_report=find_report,
         _label_row_of_study=row_of_study,
         _labels=label_values,
-        absent_tables=tuple(kind for kind, path in tables.items() if path is None),
+        absent_tables=tuple(kind for kind, found in tables.items() if not found),
     )
 
 
@@ -197,7 +247,8 @@ def _open_zip(path: str, process: int) -> zipfile.ZipFile:
 # Folders
 
 
-def _study_path(study_id: str, subject_id: str) -> str:
+def study_path(study_id: str, subject_id: str) -> str:
+    """Return the place of a study in the releases, such as p10/p10000032/s50414267."""
     return f"p{subject_id[:2]}/p{subject_id}/s{study_id}"
 
 
@@ -254,13 +305,13 @@ def _names(folder: Path) -> list[str]:
         ) from None
 
 
-def _find_table(roots: Sequence[Path], pattern: str) -> Path | None:
-    """Return the table of the newest release, compressed before not, in the first folder that has one."""
+def _find_table(roots: Sequence[Path], pattern: str) -> list[Path]:
+    """Return the table of the newest release, compressed before not, in the first folder that has one, if any."""
     for root in roots:
         found = [*root.glob(pattern), *root.glob(f"{pattern}.gz")]
         if found:
-            return max(found, key=lambda path: path.name)
-    return None
+            return [max(found, key=lambda path: path.name)]
+    return []
 
 
 def _image_paths(roots: Sequence[Path], subjects: set[str] | None) -> Iterator[tuple[Path, str, str]]:
@@ -282,9 +333,9 @@ def _is_id(name: str, letter: str) -> bool:
     return name[:1] == letter and name[1:].isdecimal()
 
 
-def _image_files(roots: Sequence[Path], ids: pd.DataFrame, prefer: ImageKind) -> dict[tuple[str, str], ImageRef]:
+def _image_files(roots: Sequence[Path], ids: pd.DataFrame, prefer: ImageKind) -> ImageFiles:
     """Return the images on disk by study path and dicom id."""
-    found: dict[tuple[str, str], ImageRef] = {}
+    found: ImageFiles = {}
     for root, study, name in _image_paths(roots, set(ids["subject_id"])):
         stem, suffix = name[:-4], name[-4:]
         kind = _IMAGE_KINDS.get(suffix)
@@ -315,11 +366,9 @@ def _plain_ids(table: pd.DataFrame, column: str, letter: str, kind: str) -> pd.S
     return ids
 
 
-def _read_ids(path: Path | None, kind: str, columns: Sequence[str], optional: Sequence[str]) -> pd.DataFrame:
+def _read_ids(paths: Sequence[Path], kind: str, columns: Sequence[str], optional: Sequence[str]) -> pd.DataFrame:
     """Read a table of images, indexed by dicom id; without a path it has no rows."""
-    if path is None:
-        return pd.DataFrame(columns=[*_IDS, *columns], dtype=str).set_index("dicom_id", drop=False)
-    table = read_table(path, [*_IDS, *columns], kind=kind, optional=optional).copy()
+    table = read_tables(paths, [*IDS, *columns], kind=kind, optional=optional).copy()
     for column, letter in (("subject_id", "p"), ("study_id", "s")):
         table[column] = _plain_ids(table, column, letter, kind)
     table["dicom_id"] = table["dicom_id"].str.strip()
@@ -342,9 +391,9 @@ def _check_unique(ids: pd.Series, kind: str) -> None:
         )
 
 
-def _metadata(path: Path | None) -> pd.DataFrame:
+def _metadata(paths: Sequence[Path]) -> pd.DataFrame:
     kind = "MIMIC metadata table"
-    table = _read_ids(path, kind, ["ViewPosition"], ["Rows", "Columns"])
+    table = _read_ids(paths, kind, ["ViewPosition"], ["Rows", "Columns"])
     table["ViewPosition"] = table["ViewPosition"].str.strip()
     for column in ("Rows", "Columns"):
         if column not in table:
@@ -359,9 +408,9 @@ def _metadata(path: Path | None) -> pd.DataFrame:
     return table
 
 
-def _split_table(path: Path | None) -> pd.DataFrame:
+def _split_table(paths: Sequence[Path]) -> pd.DataFrame:
     kind = "MIMIC split table"
-    table = _read_ids(path, kind, ["split"], [])
+    table = _read_ids(paths, kind, ["split"], [])
     table["split"] = table["split"].str.strip()
     bad = ~table["split"].isin(SPLITS).to_numpy()
     if bad.any():
@@ -384,12 +433,9 @@ def _split_of_subject(split_table: pd.DataFrame) -> dict[str, Split]:
     return cast(dict[str, Split], dict(zip(pairs["subject_id"].tolist(), pairs["split"].tolist(), strict=True)))
 
 
-def _image_ids(roots: Sequence[Path], metadata: pd.DataFrame, split_table: pd.DataFrame) -> pd.DataFrame:
+def _listed_ids(tables: Sequence[pd.DataFrame], ids_on_disk: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     """Return the ids of each image of any table; without a table, of each image file."""
-    kind = "MIMIC cxr-record-list"
-    record_path = _find_table(roots, _RECORDS)
-    tables = [metadata, _read_ids(record_path, kind, [], []), split_table]
-    ids = pd.concat([table[_IDS] for table in tables if len(table)] or [_ids_on_disk(roots)])
+    ids = pd.concat([table[IDS] for table in tables if len(table)] or [ids_on_disk()])
     ids = ids.drop_duplicates().reset_index(drop=True)
     conflicts = ids["dicom_id"].duplicated()
     if conflicts.any():
@@ -407,7 +453,7 @@ def _ids_on_disk(roots: Sequence[Path]) -> pd.DataFrame:
         for _, study, name in _image_paths(roots, None)
         if name[-4:] in _IMAGE_KINDS
     ]
-    return pd.DataFrame(rows, columns=_IDS, dtype=str)
+    return pd.DataFrame(rows, columns=IDS, dtype=str)
 
 
 def _lookup(table: pd.DataFrame, column: str) -> dict[str, str]:
@@ -425,7 +471,7 @@ def _images(
     known = metadata.dropna(subset=["Rows", "Columns"])
     sizes = zip(known["Columns"].astype(int).tolist(), known["Rows"].astype(int).tolist(), strict=True)
     size_of: dict[str, Size] = dict(zip(known["dicom_id"].tolist(), sizes, strict=True))
-    for dicom, subject, study in zip(*(ids[column].tolist() for column in _IDS), strict=True):
+    for dicom, subject, study in zip(*(ids[column].tolist() for column in IDS), strict=True):
         yield MimicImage(
             dicom_id=dicom,
             study_id=study,
@@ -433,17 +479,15 @@ def _images(
             view_position=views.get(dicom, ""),
             split=split_of_dicom.get(dicom, split_of_subject.get(subject, "")),
             size=size_of.get(dicom),
-            image=files.get((_study_path(study, subject), dicom)),
+            image=files.get((study_path(study, subject), dicom)),
         )
 
 
-def _label_values(path: Path | None, kind: str) -> tuple[dict[str, int], npt.NDArray[np.int8]]:
+def _label_values(paths: Sequence[Path], kind: str) -> tuple[dict[str, int], npt.NDArray[np.int8]]:
     """Return the row of each study and the label values (rows, 14)."""
-    if path is None:
-        return {}, np.zeros((0, len(CHEXPERT_LABELS)), dtype=np.int8)
-    renamed = _TEST_SET_NAMES if path.match("*-test-set-labeled.*") else {}
+    renamed = _TEST_SET_NAMES if any(path.match("*-test-set-labeled.*") for path in paths) else {}
     columns = [renamed.get(name, name) for name in CHEXPERT_LABELS]
-    table = read_table(path, ["study_id", *columns], kind=kind)
+    table = read_tables(paths, ["study_id", *columns], kind=kind)
     studies = _plain_ids(table, "study_id", "s", kind)
     _check_unique(studies, kind)
     values = np.empty((len(table), len(columns)), dtype=np.int8)

@@ -1,6 +1,7 @@
 """REFLACX 1.0.0: eye tracking, timed dictation, ellipses and chest boxes on MIMIC-CXR images."""
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,12 +88,13 @@ def readings(root: Path) -> tuple[ReflacxReading, ...]:
             "the REFLACX folder does not exist or holds no main_data/metadata_phase_{1,2,3}.csv; pass the folder "
             "that contains main_data (on a mirror: physionet.org/files/reflacx-xray-localization/1.0.0)",
         )
-    synthetic = folder_is_synthetic(root)
     found: list[ReflacxReading] = []
-    for phase, path in tables.items():
+    for path in tables.values():
         if path.exists():
-            found += _phase_readings(path, phase, synthetic)
-    _check_unique([reading.reading_id for reading in found])
+            kind = f"REFLACX {path.name}"
+            table = read_table(path, META_COLUMNS, kind=kind, all_columns=True)
+            found += listed_readings(table, kind, lambda _: root, source=SOURCE, synthetic=folder_is_synthetic(root))
+    check_unique(found)
     return tuple(found)
 
 
@@ -101,9 +103,13 @@ def missing_tables(root: Path) -> int:
     return sum(not (root / "main_data" / f"metadata_phase_{phase}.csv").exists() for phase in PHASES)
 
 
-def _phase_readings(path: Path, phase: int, synthetic: bool) -> list[ReflacxReading]:
-    kind = f"REFLACX {path.name}"
-    table = read_table(path, META_COLUMNS, kind=kind, all_columns=True)
+def listed_readings(
+    table: pd.DataFrame, kind: str, root_of: Callable[[str], Path], *, source: str, synthetic: bool
+) -> list[ReflacxReading]:
+    """List the readings of a metadata table, all its columns as text.
+
+    `root_of` gives the folder that holds main_data for a subject. Raises InputError on a malformed cell.
+    """
     width, height = (numbers(table, f"image_size_{axis}", kind=kind) for axis in "xy")
     labels = [name for name in table.columns if name not in META_COLUMNS]
     found = []
@@ -117,21 +123,22 @@ def _phase_readings(path: Path, phase: int, synthetic: bool) -> list[ReflacxRead
             raise bad_cell(kind, row, "image", "is not a path .../files/p10/p10000032/s50414267/<dicom_id>.dcm")
         if cells["split"] not in SPLITS:
             raise bad_cell(kind, row, "split", f"is none of {', '.join(SPLITS)}")
-        folder = path.parent / reading_id
+        subject_id = cells["subject_id"].strip().removeprefix("p").removesuffix(".0")
+        folder = root_of(subject_id) / "main_data" / reading_id
         found.append(
             ReflacxReading(
                 dataset=DATASET,
-                source=SOURCE,
+                source=source,
                 reading_id=reading_id,
                 dicom_id=cells["dicom_id"].strip(),
                 study_id=image["study"],
-                subject_id=cells["subject_id"].strip().removeprefix("p").removesuffix(".0"),
+                subject_id=subject_id,
                 split=cells["split"],
                 image_size=(int(width[row - 1]), int(height[row - 1])),
                 reject=_reject_reason(cells["eye_tracking_data_discarded"], folder, kind, row),
                 synthetic=synthetic,
                 folder=folder,
-                phase=phase,
+                phase=int(reading_id[1]),
                 labels={name: _label(cells[name], kind, row, name) for name in labels if cells[name] != ""},
             )
         )
@@ -241,8 +248,9 @@ def _read_chest_box(folder: Path) -> tuple[Annotation, ...]:
     return tuple(Annotation(kind="chest_box", box=tuple(box)) for box in boxes)
 
 
-def _check_unique(ids: list[str]) -> None:
-    counts = pd.Series(ids).value_counts()
+def check_unique(found: Sequence[ReflacxReading]) -> None:
+    """Raise InputError where an id stands twice."""
+    counts = pd.Series([reading.reading_id for reading in found]).value_counts()
     twice = int((counts > 1).sum())
     if twice:
         raise InputError(
