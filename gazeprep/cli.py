@@ -1,4 +1,4 @@
-"""The command line: gazeprep synth | build | info | preview."""
+"""The command line: gazeprep synth | build | info | preview | report."""
 
 import sys
 from collections.abc import Callable
@@ -52,6 +52,7 @@ def _parser() -> ArgumentParser:
     commands.add_subcommand("build", _build_parser(), help="build shards from source folders")
     commands.add_subcommand("info", _info_parser(), help="what a build holds; a key's source ids")
     commands.add_subcommand("preview", _preview_parser(), help="draw a sample, or a sheet of samples, as PNG")
+    commands.add_subcommand("report", _report_parser(), help="write one page: counts, distributions, cases")
     return parser
 
 
@@ -93,6 +94,15 @@ def _preview_parser() -> ArgumentParser:
     parser.add_argument("key", type=str, nargs="?", default="", help="a sample's key; without it, a sheet of samples")
     parser.add_argument("--out", type=Path, default=Path("preview.png"))
     parser.add_argument("--samples", type=int, default=12, help="how many samples on a sheet")
+    return parser
+
+
+def _report_parser() -> ArgumentParser:
+    parser = _new_parser(description="Write one self-contained page: counts, distributions, a few cases as pictures.")
+    parser.add_argument("shards", type=Path, help="the folder that a build wrote")
+    parser.add_argument("--out", type=Path, default=Path("report.html"))
+    parser.add_argument("--cases", type=int, default=12, help="how many samples are drawn")
+    parser.add_argument("--redact", type=bool, default=False, nargs="?", const=True, help="no text, no source ids")
     return parser
 
 
@@ -189,6 +199,15 @@ def _run_preview(options: Namespace) -> None:
     _printer()(f"wrote {options.out}")
 
 
+def _run_report(options: Namespace) -> None:
+    try:
+        from gazeprep.report import ReportConfig, write_report
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{error.name} is not installed; run pip install 'gazeprep-cogaze[report]'") from None
+    size = write_report(options.shards, options.out, ReportConfig(options.cases, options.redact))
+    _printer()(f"wrote {options.out}, {size / 1e6:.1f} MB")
+
+
 def _listed(counts: dict[str, int]) -> str:
     return ", ".join(f"{what} {count}" for what, count in counts.items()) or "none"
 
@@ -202,6 +221,7 @@ COMMANDS: dict[str, Callable[[Namespace], None]] = {
     "build": _run_build,
     "info": _run_info,
     "preview": _run_preview,
+    "report": _run_report,
     "synth": _run_synth,
 }
 

@@ -1,0 +1,224 @@
+"""The page about a folder of shards: whole, valid, inert, redactable; in a browser without errors or overflow."""
+
+import itertools
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from recorded import Tables
+
+from gazeprep.build import build
+from gazeprep.cases import Sources
+from gazeprep.cli import main
+from gazeprep.shards import ShardFolder
+from gazeprep.summary import choose_cases, histogram, round_step, summarize
+
+SECTIONS = ("indication", "history", "comparison", "technique", "findings", "impression", "last_paragraph")
+VOID = {"img", "meta"}
+
+
+class Page(HTMLParser):
+    """What a page consists of: start tags with attributes in order, text, whether every tag is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.text, self.tags, self.said, self.open, self.unclosed = text, [], [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.unclosed.append((tag, self.getpos()))
+
+    def handle_data(self, data):
+        self.said.append(data)
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def pages(shards, tmp_path_factory):
+    out = tmp_path_factory.mktemp("report")
+    assert main(["report", str(shards), f"--out={out / 'whole.html'}"]) == 0
+    assert main(["report", str(shards), f"--out={out / 'redacted.html'}", "--redact", "--cases=26"]) == 0
+    return {name: Page((out / f"{name}.html").read_text(encoding="utf-8")) for name in ("whole", "redacted")}
+
+
+@pytest.fixture(scope="module")
+def page(pages):
+    return pages["whole"]
+
+
+def records(shards):
+    folder = ShardFolder(shards)
+    return [json.loads(folder.member(key, "json")) for key in folder.index["key"]]
+
+
+def test_the_page_is_well_formed(pages):
+    for page in pages.values():
+        assert not page.open
+        assert not page.unclosed
+        ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+        assert len(ids) == len(set(ids))
+        named = [
+            attrs[name] for _, attrs in page.tags for name in ("aria-labelledby", "aria-describedby") if name in attrs
+        ]
+        linked = [attrs["href"] for attrs in page.all("a")]
+        assert set(named) <= set(ids)
+        assert linked
+        assert all(href.startswith("#") and href[1:] in ids for href in linked)
+
+
+def test_the_page_needs_no_other_file_and_runs_nothing(pages):
+    for page in pages.values():
+        sources = [attrs[name] for _, attrs in page.tags for name in ("src", "srcset", "data") if name in attrs]
+        assert sources
+        assert all(source.startswith("data:image/webp;base64,") for source in sources)
+        assert not page.all("script") + page.all("link") + page.all("iframe") + page.all("object")
+        assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on")]
+        assert "url(" not in page.text
+        assert "@import" not in page.text
+        assert "default-src 'none'" in page.all("meta")[1]["content"]
+        assert "://" not in page.text
+
+
+def test_it_can_be_read_aloud_and_without_a_mouse(page):
+    assert page.all("html")[0]["lang"] == "en"
+    assert [len(page.all(tag)) for tag in ("main", "nav", "h1")] == [1, 1, 1]
+    assert page.all("a")[0] == {"class": "skip", "href": "#content"}
+    alts = [attrs["alt"] for attrs in page.all("img")]
+    assert len(set(alts)) > 12
+    assert all(alts)
+    for attrs in page.all("svg"):
+        assert attrs.get("aria-hidden") == "true" or (attrs["role"] == "img" and attrs["aria-labelledby"])
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    assert len(page.all("caption")) == len(page.all("table"))
+    assert all("scope" in attrs for attrs in page.all("th"))
+
+
+def test_counts_and_cases_are_those_of_the_folder(page, shards):
+    said = " ".join(" ".join(page.said).split())
+    assert "26 samples from 28 inputs; 2 rejected." in said
+    assert "eye_tracking_discarded reflacx 2" in said
+    keys = choose_cases(ShardFolder(shards), 12)
+    assert [attrs["id"] for attrs in page.all("article")] == keys
+    for key in keys:
+        for sentence in ShardFolder(shards).sample(key).record["sentences"].split("\n"):
+            assert sentence in said
+    assert main(["report", str(shards), "--cases=-1"]) == 1
+
+
+def test_equal_shards_give_equal_pages_without_paths(page, shards, tmp_path):
+    main(["report", str(shards), f"--out={tmp_path / 'again.html'}"])
+    assert (tmp_path / "again.html").read_text(encoding="utf-8") == page.text
+    assert str(shards.parent) not in page.text
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_redacted_pages_hold_no_text_and_no_id(pages, shards):
+    secret = set()
+    for record in records(shards):
+        secret |= {record[f"{what}_id"] for what in ("reading", "dicom", "study", "subject")}
+        texts = (
+            record[name] for name in ("indication", "history", "comparison", "technique", "findings", "impression")
+        )
+        secret |= {sentence.strip() for text in texts for sentence in text.split(".")}
+        secret |= {*record["sentences"].split("\n"), *record["transcript"].split(".")}
+        secret.add(json.loads(record["provenance"])["image_path"])
+    secret = {text.lower() for text in secret if len(text) > 4}
+    assert len(secret) > 100
+    assert [text for text in secret if text in pages["whole"].text.lower()]
+    assert not [text for text in secret if text in pages["redacted"].text.lower()]
+
+
+def test_text_of_a_report_stays_text(config_of, tables: Tables, tmp_path, inline):
+    evil = "<script>alert(1)</script>&amp;\"'><img src=x onerror=alert(2)>"
+    tables.image("one")
+    tables.reading("r1", "one")
+    quoted = evil.replace('"', '""')
+    tables.words[:] = [f'r1,"{quoted} .",0.5,1.0']
+    build(config_of(tmp_path / "shards", Sources(table=tables.source())))
+    assert main(["report", str(tmp_path / "shards"), f"--out={tmp_path / 'page.html'}"]) == 0
+    page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert any(evil in said for said in page.said)
+    assert not page.all("script")
+    assert all(attrs["src"].startswith("data:") for attrs in page.all("img"))
+
+
+def test_a_folder_without_gaze_or_reports_has_a_page(config_of, tables: Tables, tmp_path, inline):
+    tables.image("one")
+    build(config_of(tmp_path / "shards", Sources(table=tables.source())))
+    assert main(["report", str(tmp_path / "shards"), f"--out={tmp_path / 'page.html'}"]) == 0
+    page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert "No sample has gaze." in page.said
+    assert len(page.all("img")) == 1
+
+
+# --- the figures
+
+
+def test_a_summary_counts_the_folder(shards):
+    summary = summarize(ShardFolder(shards))
+    rows = {row[0]: row[1:] for row in summary.tables["samples"].rows}
+    assert {name: row[3] for name, row in rows.items()} == {"egd-cxr": 4, "mimic-cxr": 10, "reflacx": 12, "all": 26}
+    assert all(sum(row[:3]) == row[3] for row in rows.values())
+    assert all(sum(row[1:]) == 26 for row in summary.tables["labels"].rows)
+    assert sum(row[1] for row in summary.tables["views"].rows) == 26
+    folder = ShardFolder(shards)
+    for distribution in summary.distributions:
+        if distribution.title == "Fixations":
+            assert distribution.pooled.sum() == folder.index["fixations"].sum()
+
+
+def test_a_histogram_counts_every_value_once_between_round_edges():
+    counted = histogram(np.array([0.0, 0.1, 0.25, 0.25, 0.9]))
+    assert counted.counts.sum() == 5
+    assert counted.edges[1] - counted.edges[0] == pytest.approx(0.05)
+    assert counted.counts[5] == 2  # 0.25 lies on an edge: it counts above
+    assert not counted.open_ended
+
+
+def test_a_far_value_is_counted_in_the_last_bin():
+    counted = histogram(np.array([*range(100), 1_000_000.0]), whole=True)
+    assert counted.open_ended
+    assert counted.counts.sum() == 101
+    assert counted.edges[-1] <= 105
+    assert counted.counts[-1] == 1 + (counted.edges[-2] <= 99) * (99 - counted.edges[-2] + 1)
+
+
+@pytest.mark.parametrize(
+    ("at_least", "whole", "step"),
+    [
+        (0.3, False, 0.5),
+        (0.3, True, 1),
+        (2.2, False, 2.5),
+        (2.2, True, 5),
+        (1, True, 1),
+        (0, False, 1),
+        (70, True, 100),
+    ],
+)
+def test_a_step_is_round(at_least, whole, step):
+    assert round_step(at_least, whole=whole) == pytest.approx(step)
+
+
+def test_cases_come_in_turn_from_every_source_and_split(shards):
+    folder = ShardFolder(shards)
+    keys = choose_cases(folder, 4)
+    groups = folder.index.loc[keys].groupby(["dataset", "split"]).size()
+    with_gaze = folder.index[folder.index.has_gaze & (folder.index.sentences > 0)]
+    assert len(groups) == min(4, with_gaze.groupby(["dataset", "split"]).ngroups)
+    assert folder.index.loc[keys].has_gaze.all()
+    assert len(choose_cases(folder, 100)) == 26
