@@ -21,13 +21,15 @@ import numpy as np
 import pydicom
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
-from gazeprep.build import BuildConfig, build, plan
+from gazeprep.build import BuildConfig, build, jobs_of
 from gazeprep.cases import Sources, collect
+from gazeprep.executors import ONE_THREAD, WORKER_ENVIRONMENT
 from gazeprep.images import encode, read_image, resize
-from gazeprep.jobs import ONE_THREAD, WORK_FOLDER, WORKER_ENVIRONMENT, Job, JobReport, run_job
+from gazeprep.jobs import Job, JobReport, run_job
 from gazeprep.samples import Picture, SampleConfig, align, case_context, pack
 from gazeprep.schema import Case, Size
 from gazeprep.shards import Sample, sha256_of, write_tar
+from gazeprep.stores import WORK_FOLDER
 from gazeprep.synthetic.corpus import write_corpus
 
 CONFIG = SampleConfig()
@@ -336,7 +338,7 @@ def main() -> None:
                 Path(folder) / "corpus", corpus.subjects, full_size=corpus.full_size, workers=os.cpu_count() or 1
             )
             sources = Sources(written.reflacx, written.egd, written.mimic_cxr, written.mimic_cxr_jpg)
-            jobs = plan(collect(sources), corpus.shard_samples)
+            jobs = jobs_of(collect(sources), corpus.shard_samples)
             report(corpus, jobs, measure(sources, jobs, corpus, Path(folder)))
 
 

@@ -1,41 +1,53 @@
 """The build: inputs -> jobs of one shard each -> tars, index, rejected inputs, manifest.
 
-A killed build goes on where it stopped, and a changed config or source rebuilds the shards that it affects.
+A killed build goes on where it stopped, and a changed config or source rebuilds the shards that it affects. The
+manifest is the same whether one build ran all jobs or tasks.py finalizes what several tasks ran.
 """
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from gazeprep.cases import Inputs, Sources, collect
-from gazeprep.jobs import WORK_FOLDER, BuildError, Job, Watcher, explained_os_errors, read_stats, run_jobs, versions
+from gazeprep.executors import EXECUTORS, Executor, ExecutorName
+from gazeprep.jobs import BuildError, Job, JobReport, explained_os_errors, read_stats, recipe, run_job, versions
 from gazeprep.samples import SampleConfig
 from gazeprep.schema import SCHEMA_VERSION, SPLITS, InputError
-from gazeprep.shards import INDEX_SCHEMA, REJECTED_SCHEMA, FolderLock, write_json, write_parquet
+from gazeprep.shards import INDEX_SCHEMA, REJECTED_SCHEMA, json_bytes, parquet_bytes
 from gazeprep.splits import HashSplit
+from gazeprep.stores import WORK_FOLDER, RemoteStore, Store, open_store
+
+PLAN = f"{WORK_FOLDER}/plan.json"  # what the tasks of one build agree on; written and read by tasks.py
+Watcher = Callable[[JobReport, int], None]  # called with each finished job and the number of jobs
 
 
 @dataclass(frozen=True)
 class BuildConfig:
     """One build: where the shards go, what they are made from, and how.
 
-    shard_samples: inputs per shard. workers: processes, 0 for one per core; never changes a byte.
+    out: a folder, or a URL that fsspec knows, such as s3://bucket/shards. shard_samples: inputs per shard.
+    workers: processes, 0 for one per core; executor: where they run. Neither changes a byte.
     """
 
-    out: Path
+    out: str | Path
     sources: Sources
     sample: SampleConfig = field(default_factory=SampleConfig)
     splits: HashSplit = field(default_factory=HashSplit)
     shard_samples: int = 512
     workers: int = 0
+    executor: ExecutorName = "local"
 
     def __post_init__(self) -> None:
         if self.shard_samples < 1:
             raise ValueError(f"shard_samples is {self.shard_samples}, must be at least 1")
         if self.workers < 0:
             raise ValueError(f"workers is {self.workers}, must be 0 (one per core) or more")
+        if self.executor not in EXECUTORS:
+            raise ValueError(f"executor is {self.executor!r}, must be one of {', '.join(get_args(ExecutorName))}")
 
 
 @dataclass(frozen=True)
@@ -49,30 +61,86 @@ class BuildReport:
     noted: dict[str, int]
     empty: dict[str, int]  # samples whose report has no such section, readings without words
     shards: int
-    rebuilt: int
+    rebuilt: int | None  # None where tasks built
 
 
-def build(config: BuildConfig, watch: Watcher | None = None) -> BuildReport:
+@dataclass(frozen=True)
+class PlannedShard:
+    """A shard before it is there; `recipe` is what `jobs.recipe` says of it."""
+
+    name: str
+    split: str
+    recipe: str
+
+    @property
+    def shard(self) -> str:
+        """Path of the tar below the output folder."""
+        return f"{self.split}/{self.name}.tar"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a finished build holds, as far as it is known before any picture is opened."""
+
+    about: dict[str, Any]  # what the manifest says of config, sources and versions
+    shards: tuple[PlannedShard, ...]
+    inputs: int
+    rejected: tuple[dict[str, Any], ...]
+    noted: dict[str, int]
+
+
+def build(config: BuildConfig, watch: Watcher | None = None, executor: Executor | None = None) -> BuildReport:
     """Build shards from the sources of a config, or finish an interrupted build of them.
 
+    `executor` stands in for the config's where jobs are to run elsewhere (see `executors`).
     Raises InputError where a source cannot be used or no input can become a sample, BuildError where the build
     had to stop, ValueError where the folder holds other files or another build writes into it.
     """
+    store = output_store(config, executor)
+    inputs = inputs_of(config)
+    jobs = jobs_of(inputs, config.shard_samples)
+    with explained_os_errors():
+        check_folder(store)
+        store.begin()
+        with store.lock():
+            store.remove("dataset.json")  # not a finished build while shards change
+            store.remove(PLAN)
+            remove_leftovers(store, {job.name for job in jobs})
+            reports = run_jobs(jobs, config, watch, executor)
+            return finish(store, plan(config, inputs, jobs), sum(report.rebuilt for report in reports))
+
+
+def output_store(config: BuildConfig, executor: Executor | None = None) -> Store:
+    """Open the store that a build writes into; raises ValueError where its workers could not."""
+    store = open_store(config.out, writing=True)
+    private = isinstance(store, RemoteStore) and store.in_this_process
+    if private and executor is None and config.executor != "inline":
+        raise ValueError("memory:// is seen by one process, workers would write elsewhere; use --executor inline")
+    return store
+
+
+def inputs_of(config: BuildConfig) -> Inputs:
+    """List the inputs of a config; raises InputError where none of them can become a sample."""
     inputs = collect(config.sources, config.splits)
     if not inputs.cases:
         raise _no_samples(_tally(one.reason for one in inputs.rejected))
-    jobs = plan(inputs, config.shard_samples)
-    with explained_os_errors():
-        _check_folder(config.out)
-        (config.out / WORK_FOLDER).mkdir(parents=True, exist_ok=True)
-        with FolderLock(config.out / WORK_FOLDER / "lock"):
-            (config.out / "dataset.json").unlink(missing_ok=True)  # not a finished build while shards change
-            _remove_leftovers(config.out, jobs)
-            reports = run_jobs(jobs, config.out, config.sample, config.workers, watch)
-            return _finish(config, inputs, jobs, sum(report.rebuilt for report in reports))
+    return inputs
 
 
-def plan(inputs: Inputs, shard_samples: int) -> tuple[Job, ...]:
+def run_jobs(
+    jobs: Sequence[Job], config: BuildConfig, watch: Watcher | None = None, executor: Executor | None = None
+) -> list[JobReport]:
+    """Run jobs where the config says; raises BuildError where one had to stop."""
+    reports = []
+    run = partial(run_job, out=config.out, config=config.sample)
+    for report in (executor or EXECUTORS[config.executor])(run, jobs, config.workers):
+        reports.append(report)
+        if watch is not None:
+            watch(report, len(jobs))
+    return reports
+
+
+def jobs_of(inputs: Inputs, shard_samples: int) -> tuple[Job, ...]:
     """Cut the cases of each split, in the order of their hashed keys, into jobs."""
     jobs = []
     for split in SPLITS:
@@ -84,61 +152,76 @@ def plan(inputs: Inputs, shard_samples: int) -> tuple[Job, ...]:
     return tuple(jobs)
 
 
-def _check_folder(out: Path) -> None:
+def plan(config: BuildConfig, inputs: Inputs, jobs: Sequence[Job]) -> Plan:
+    """Say what the build of these jobs will hold."""
+    return Plan(
+        about=_about(config),
+        shards=tuple(PlannedShard(job.name, job.split, recipe(job, config.sample)) for job in jobs),
+        inputs=len(inputs.cases) + len(inputs.rejected),
+        rejected=tuple(asdict(one) for one in inputs.rejected),
+        noted=inputs.noted,
+    )
+
+
+def check_folder(store: Store) -> None:
     """Refuse a folder with other files: a shard's name could stand there already."""
-    if out.exists() and not (out / WORK_FOLDER).exists() and any(out.iterdir()):
+    names = store.entries()
+    if names and WORK_FOLDER not in names:
         raise ValueError("the output folder holds files that no build here wrote; name a new or empty folder as --out")
 
 
-def _remove_leftovers(out: Path, jobs: Sequence[Job]) -> None:
-    """Remove unfinished tars, and shards and stats of an earlier plan."""
-    work, names = out / WORK_FOLDER, {job.name for job in jobs}
-    for path in [*work.glob("*.unfinished"), *work.glob(".*.tmp"), *out.glob(".*.tmp")]:
-        path.unlink()
+def remove_leftovers(store: Store, names: set[str]) -> None:
+    """Remove unfinished tars, and shards and stats of an earlier plan: all but those named."""
+    for folder in ("", WORK_FOLDER):
+        for entry in store.entries(folder):
+            if entry.endswith(".unfinished") or (entry.startswith(".") and entry.endswith(".tmp")):
+                store.remove(f"{folder}/{entry}" if folder else entry)
     for split in SPLITS:
-        stale = [path for path in (out / split).glob(f"{split}-[0-9]*.tar") if path.stem not in names]
-        for path in [*stale, *(p for p in work.glob(f"{split}-[0-9]*.json") if p.stem not in names)]:
-            path.unlink()
-        if stale and not any((out / split).iterdir()):
-            (out / split).rmdir()
+        shard = re.compile(rf"{split}-[0-9]+")
+        for folder, suffix in ((split, ".tar"), (WORK_FOLDER, ".json")):
+            for entry in store.entries(folder):
+                name = entry.removesuffix(suffix)
+                if entry.endswith(suffix) and shard.fullmatch(name) and name not in names:
+                    store.remove(f"{folder}/{entry}")
+        store.remove_empty(split)
 
 
-def _finish(config: BuildConfig, inputs: Inputs, jobs: Sequence[Job], rebuilt: int) -> BuildReport:
+def finish(store: Store, plan: Plan, rebuilt: int | None) -> BuildReport:
     """Write index, rejected inputs and, last, the manifest that makes the folder a finished build."""
-    stats = [(job, read_stats(job, config.out)) for job in jobs]
-    rows = [row for _, one in stats for row in one["rows"]]
-    rejected = [asdict(one) for one in inputs.rejected] + [row for _, one in stats for row in one["rejected"]]
+    stats = [read_stats(store, shard.name) for shard in plan.shards]
+    rows = [row for one in stats for row in one["rows"]]
+    rejected = [*plan.rejected, *(row for one in stats for row in one["rejected"])]
     rejected.sort(key=lambda row: (row["dataset"], row["key"]))
-    total = len(inputs.cases) + len(inputs.rejected)
-    if total != len(rows) + len(rejected):
+    if plan.inputs != len(rows) + len(rejected):
         raise BuildError(
-            f"{total} inputs are not {len(rows)} samples + {len(rejected)} rejected; delete the output folder, build "
-            "again, and report this"
+            f"{plan.inputs} inputs are not {len(rows)} samples + {len(rejected)} rejected; delete the output folder, "
+            "build again, and report this"
         )
-    write_parquet(config.out / "rejected.parquet", rejected, REJECTED_SCHEMA)
+    store.write("rejected.parquet", parquet_bytes(rejected, REJECTED_SCHEMA))
     if not rows:
         raise _no_samples(_tally(row["reason"] for row in rejected))
-    write_parquet(config.out / "index.parquet", rows, INDEX_SCHEMA)
+    store.write("index.parquet", parquet_bytes(rows, INDEX_SCHEMA))
     shards = [
         {
-            "name": job.shard,
-            "split": job.split,
+            "name": shard.shard,
+            "split": shard.split,
             "samples": len(one["rows"]),
             "size": one["size"],
             "sha256": one["sha256"],
         }
-        for job, one in stats
+        for shard, one in zip(plan.shards, stats, strict=True)
         if one["rows"]
     ]
-    empty: Counter[str] = sum((Counter(one["empty"]) for _, one in stats), Counter())
-    counts = _counts(inputs.noted, empty, rows, rejected)
-    write_json(config.out / "dataset.json", _manifest(config, rows, shards, counts))
+    empty: Counter[str] = sum((Counter(one["empty"]) for one in stats), Counter())
+    counts = _counts(plan.noted, empty, rows, rejected)
+    synthetic = any(row["synthetic"] for row in rows)
+    store.write("dataset.json", json_bytes(plan.about | {"synthetic": synthetic, "counts": counts, "shards": shards}))
     return BuildReport(
-        inputs=total,
+        inputs=plan.inputs,
         samples=len(rows),
         rejected=len(rejected),
         reasons=counts["rejected_by_reason"],
-        noted=inputs.noted,
+        noted=plan.noted,
         empty=counts["empty"],
         shards=len(shards),
         rebuilt=rebuilt,
@@ -183,15 +266,13 @@ def _tally(values: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(values).items()))
 
 
-def _manifest(
-    config: BuildConfig, rows: list[dict[str, Any]], shards: list[dict[str, Any]], counts: dict[str, Any]
-) -> dict[str, Any]:
+def _about(config: BuildConfig) -> dict[str, Any]:
+    """Return what the manifest says of a config; neither its folders nor where it ran."""
     sources, table = config.sources, config.sources.table
-    given = ("reflacx", "egd", "mimic", "mimic_jpg", "table", "section_overrides")
+    named = [one.name for one in fields(sources) if one.name not in ("prefer", "views", "labels")]
     return {
         "schema_version": SCHEMA_VERSION,
-        "synthetic": any(row["synthetic"] for row in rows),
-        "sources": [name for name in given if getattr(sources, name) is not None],
+        "sources": [name for name in named if getattr(sources, name) is not None],
         "config": {
             "sample": asdict(config.sample),
             "splits": asdict(config.splits),
@@ -202,6 +283,4 @@ def _manifest(
             "table": {"name": table.name, "frame": asdict(table.frame), "columns": table.columns} if table else None,
         },
         "versions": versions(),
-        "counts": counts,
-        "shards": shards,
     }

@@ -1,4 +1,4 @@
-"""The command line: gazeprep synth | build | info | preview | report."""
+"""The command line: gazeprep synth | build | finalize | info | preview | report."""
 
 import sys
 from collections.abc import Callable
@@ -12,8 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gazeprep.build import BuildConfig, BuildReport, build
+from gazeprep.exports import FORMATS, ExportConfig, export
 from gazeprep.jobs import BuildError, JobReport
 from gazeprep.shards import ShardFolder
+from gazeprep.tasks import Task, build_task, finalize
 
 STOPPED = 130  # exit code after Ctrl-C
 GO_ON = "finished shards stay, run the same command to go on"
@@ -50,6 +52,8 @@ def _parser() -> ArgumentParser:
     commands = parser.add_subcommands(dest="command")
     commands.add_subcommand("synth", _synth_parser(), help="write recordings with a known answer")
     commands.add_subcommand("build", _build_parser(), help="build shards from source folders")
+    commands.add_subcommand("finalize", _finalize_parser(), help="make one build of what several tasks wrote")
+    commands.add_subcommand("export", _export_parser(), help="write samples for other tools and the published code")
     commands.add_subcommand("info", _info_parser(), help="what a build holds; a key's source ids")
     commands.add_subcommand("preview", _preview_parser(), help="draw a sample, or a sheet of samples, as PNG")
     commands.add_subcommand("report", _report_parser(), help="write one page: counts, distributions, cases")
@@ -67,6 +71,15 @@ def _build_parser() -> ArgumentParser:
     )
     parser.add_argument("--config", action="config", help="a YAML file of the options below")
     parser.add_class_arguments(BuildConfig, None, fail_untyped=True)
+    task = "of a build in several tasks, such as a Slurm array (docs/scale.md); gazeprep finalize comes last"
+    parser.add_argument("--task-index", "--task_index", type=int, help=f"which task this is, from 0, {task}")
+    parser.add_argument("--task-count", "--task_count", type=int, help="how many tasks there are")
+    return parser
+
+
+def _finalize_parser() -> ArgumentParser:
+    parser = _new_parser(description="Write index and manifest of a build that ran as several tasks.")
+    parser.add_argument("shards", type=str, help="the folder or URL that the tasks wrote into")
     return parser
 
 
@@ -81,16 +94,34 @@ def _synth_parser() -> ArgumentParser:
     return parser
 
 
+def _export_parser() -> ArgumentParser:
+    parser = _new_parser(
+        description="Write samples as other people's tools and the published code read them. What is written holds "
+        "images, and for cogaze and egma report text: the sources' licence binds it as it binds the shards. Names are "
+        "pseudonyms unless --source-ids."
+    )
+    parser.add_argument("shards", type=str, help="the folder that a build wrote")
+    parser.add_argument("--format", choices=FORMATS, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="a new or empty folder")
+    parser.add_argument("--query", type=str, default="", help='of the index, as in "has_gaze and sentences > 2"')
+    parser.add_argument("--split", type=str, default="", help="train, validate or test; all without it")
+    parser.add_argument("--keys", type=Path, help="a text file, one key a line")
+    source_ids = "image, study and subject ids of the sources in place of pseudonyms"
+    parser.add_argument("--source-ids", "--source_ids", type=bool, default=False, nargs="?", const=True, help=source_ids)
+    parser.add_argument("--image-root", "--image_root", type=str, default="", help="before each path in egma's csv")
+    return parser
+
+
 def _info_parser() -> ArgumentParser:
     parser = _new_parser(description="Print what a finished build holds.")
-    parser.add_argument("shards", type=Path, help="the folder that a build wrote")
+    parser.add_argument("shards", type=str, help="the folder or URL that a build wrote")
     parser.add_argument("--key", type=str, default="", help="print the source ids behind a sample's key")
     return parser
 
 
 def _preview_parser() -> ArgumentParser:
     parser = _new_parser(description="Draw a sample: image, whole-reading map, each sentence's map.")
-    parser.add_argument("shards", type=Path, help="the folder that a build wrote")
+    parser.add_argument("shards", type=str, help="the folder or URL that a build wrote")
     parser.add_argument("key", type=str, nargs="?", default="", help="a sample's key; without it, a sheet of samples")
     parser.add_argument("--out", type=Path, default=Path("preview.png"))
     parser.add_argument("--samples", type=int, default=12, help="how many samples on a sheet")
@@ -109,9 +140,20 @@ def _report_parser() -> ArgumentParser:
 def _run_build(options: Namespace) -> None:
     instantiated = _build_parser().instantiate(options)
     config = BuildConfig(**{field.name: instantiated[field.name] for field in fields(BuildConfig)})
+    index, count = options.task_index, options.task_count
+    if (index is None) != (count is None):
+        raise ValueError("--task-index and --task-count go together; give both, or neither for the whole build")
     with _Watch() as watch:
-        report = build(config, watch)
-    _print_report(report)
+        report = build(config, watch) if index is None else build_task(config, Task(index, count), watch)
+    if isinstance(report, BuildReport):
+        _print_report(report)
+    else:
+        done = f"{report.shards} of {report.shards_of_all_tasks} shards, {report.rebuilt} of them built now"
+        _printer()(f"task {index} of {count}: {done}; run gazeprep finalize when every task is done")
+
+
+def _run_finalize(options: Namespace) -> None:
+    _print_report(finalize(options.shards))
 
 
 class _Watch:
@@ -146,7 +188,7 @@ def _print_report(report: BuildReport) -> None:
     show("empty: " + _listed(report.empty))
     for reason, count in report.reasons.items():
         show(f"rejected: {count} x {reason}")
-    show(f"{report.shards} shards, {report.rebuilt} of them built now")
+    show(f"{report.shards} shards" + ("" if report.rebuilt is None else f", {report.rebuilt} of them built now"))
     show(f"inputs {report.inputs} = samples {report.samples} + rejected {report.rejected}")
 
 
@@ -161,6 +203,14 @@ def _run_synth(options: Namespace) -> None:
         raw_gaze=options.raw_gaze,
         workers=options.workers,
     )
+
+
+def _run_export(options: Namespace) -> None:
+    config = ExportConfig(**{field.name: options[field.name] for field in fields(ExportConfig)})
+    report, show = export(config), _printer()
+    for what, count in report.counts.items():
+        show(f"noted: {count} x {what}")
+    show(f"{report.samples} samples, {options.format}")
 
 
 def _run_info(options: Namespace) -> None:
@@ -219,6 +269,8 @@ def _printer() -> Callable[[str], None]:
 
 COMMANDS: dict[str, Callable[[Namespace], None]] = {
     "build": _run_build,
+    "finalize": _run_finalize,
+    "export": _run_export,
     "info": _run_info,
     "preview": _run_preview,
     "report": _run_report,

@@ -1,4 +1,4 @@
-"""One shard, one job: a pure function of its cases and the config, run in a pool of processes.
+"""One shard, one job: a pure function of its cases and the config.
 
 A job's tar appears under its final name only when whole, its stats file in .build after that; a job is done when
 its stats file names the fingerprint of its inputs.
@@ -7,33 +7,25 @@ its stats file names the fingerprint of its inputs.
 import errno
 import hashlib
 import json
-import multiprocessing
 import os
 import platform
-import signal
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from itertools import islice
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from gazeprep.reports import Override
 from gazeprep.samples import Picture, SampleConfig, make_sample
 from gazeprep.schema import SCHEMA_VERSION, Case, Rejected, Split
-from gazeprep.shards import INDEX_SCHEMA, Sample, canonical_json, sha256_of, to_disk, write_json, write_tar
+from gazeprep.shards import INDEX_SCHEMA, Sample, canonical_json, json_bytes, write_tar
+from gazeprep.stores import WORK_FOLDER, Store, open_store, sha256_of
 
-WORK_FOLDER = ".build"  # beside the shards: lock, unfinished tars, stats of finished ones
 LOCKED_PACKAGES = (
     "gazeprep-cogaze",
     "numpy",
@@ -47,12 +39,8 @@ LOCKED_PACKAGES = (
     "pylibjpeg-rle",
     "python-gdcm",
 )
-STATS_KEYS = {"fingerprint", "pictures", "rows", "rejected", "empty", "size", "sha256"}
+STATS_KEYS = {"fingerprint", "recipe", "pictures", "rows", "rejected", "empty", "size", "sha256"}
 INDEX_COLUMNS = set(INDEX_SCHEMA.names)
-ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
-# glibc gives the memory of every full-size picture back and faults it in anew, a quarter of the time
-KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**28)}
-WORKER_ENVIRONMENT = ONE_THREAD | KEPT_MEMORY
 
 
 class BuildError(RuntimeError):
@@ -73,6 +61,10 @@ class Job:
         """Path of the tar below the output folder."""
         return f"{self.split}/{self.name}.tar"
 
+    def override(self, case: Case) -> Override | None:
+        """Return how a person sectioned the case's report, where one did."""
+        return self.overrides.get(case.study_id)
+
 
 @dataclass(frozen=True)
 class JobReport:
@@ -84,107 +76,45 @@ class JobReport:
     rebuilt: bool
 
 
-Watcher = Callable[[JobReport, int], None]  # called with each finished job and the number of jobs
+_stop: Any = None  # its value is not 0 where the jobs of this process should end early
 
 
-def run_jobs(
-    jobs: Sequence[Job], out: Path, config: SampleConfig, workers: int, watch: Watcher | None = None
-) -> list[JobReport]:
-    """Run jobs in a pool of spawned processes, each with one BLAS and OpenCV thread; raises BuildError."""
-    workers = min(workers or os.cpu_count() or 1, max(len(jobs), 1))
-    context = multiprocessing.get_context("spawn")  # a fork would copy this process's threads and locks
-    stop = context.RawValue("b", 0)  # without a lock, which a worker killed at the wrong moment would keep
-    reports = []
-    with _environment(WORKER_ENVIRONMENT), ProcessPoolExecutor(workers, context, _start_worker, (stop,)) as pool:
-        calls = ((run_job, job, out, config) for job in jobs)
-        try:
-            for report in _as_finished(pool, calls, at_once=2 * workers):
-                reports.append(report)
-                if watch is not None:
-                    watch(report, len(jobs))
-        except BrokenProcessPool:
-            raise BuildError(
-                "a worker process died, often for lack of memory; finished shards stay: run the same command again, "
-                "with fewer workers if it recurs (a script that calls build() needs its if __name__ == '__main__' line)"
-            ) from None
-        finally:
-            stop.value = 1  # on an error or Ctrl-C, running jobs end at their next sample
-            pool.shutdown(wait=True, cancel_futures=True)
-    return reports
-
-
-def _as_finished(pool: ProcessPoolExecutor, calls: Iterator[Any], at_once: int) -> Iterator[JobReport]:
-    """Yield results as they come, with no more than `at_once` calls pickled and waiting."""
-    running = _submit(pool, calls, at_once)
-    while running:
-        finished, running = wait(running, return_when=FIRST_COMPLETED)
-        for future in finished:
-            yield future.result()
-            running |= _submit(pool, calls, 1)
-
-
-def _submit(pool: ProcessPoolExecutor, calls: Iterator[Any], count: int) -> set[Future[JobReport]]:
-    """Hand calls to the pool with Ctrl-C held back: the workers it starts inherit that and leave it to us."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        return {pool.submit(*call) for call in islice(calls, count)}
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-
-
-def _start_worker(stop: Any) -> None:
-    """Prepare a worker: one thread, gone when the parent is; `stop.value` is not 0 where it should end early."""
+def end_early_at(stop: Any) -> None:
+    """Let the jobs of this process end at their next sample once `stop.value` is not 0."""
     global _stop
     _stop = stop
-    cv2.setNumThreads(1)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
 
 
-_stop: Any = None
-
-
-def _leave_with(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
-
-
-def run_job(job: Job, out: Path, config: SampleConfig) -> JobReport:
+def run_job(job: Job, out: Path | str, config: SampleConfig) -> JobReport:
     """Write one shard and its stats, unless a finished one has the same fingerprint; raises BuildError."""
-    pictures = {case.key: _digest(_picture_facts(case, config)) for case in job.cases}
-    fingerprint = _digest(
-        [job.shard, versions(), pictures, [_case_facts(c, job.overrides.get(c.study_id), config) for c in job.cases]]
-    )
-    tar_path, stats = out / job.shard, read_stats(job, out)
-    if stats.get("fingerprint") == fingerprint and _is_whole(tar_path, stats):
-        return JobReport(job.name, len(stats["rows"]), len(stats["rejected"]), rebuilt=False)
     with explained_os_errors():
-        stored = _stored_pictures(tar_path, stats, pictures)
-        stats = _write_shard(job, out, config, stored)
-        write_json(_stats_path(job, out), stats | {"fingerprint": fingerprint, "pictures": pictures})
-    return JobReport(job.name, len(stats["rows"]), len(stats["rejected"]), rebuilt=True)
+        store = open_store(out)
+        pictures = {case.key: _digest(_picture_facts(case, config)) for case in job.cases}
+        fingerprint = _digest(
+            [job.shard, versions(), pictures, [_case_facts(c, job.override(c), config) for c in job.cases]]
+        )
+        stats = read_stats(store, job.name)
+        rebuilt = stats.get("fingerprint") != fingerprint or not is_whole(store, job.shard, stats)
+        if rebuilt:
+            stored = _stored_pictures(store, job.shard, stats, pictures)
+            made_from = {"fingerprint": fingerprint, "recipe": recipe(job, config), "pictures": pictures}
+            stats = _write_shard(job, store, config, stored) | made_from
+            store.write(_stats_name(job.name), json_bytes(stats))
+    return JobReport(job.name, len(stats["rows"]), len(stats["rejected"]), rebuilt)
 
 
-def _write_shard(job: Job, out: Path, config: SampleConfig, stored: dict[str, Picture]) -> dict[str, Any]:
+def _write_shard(job: Job, store: Store, config: SampleConfig, stored: dict[str, Picture]) -> dict[str, Any]:
     """Write the job's tar, or none where every input is rejected; returns its stats."""
     rejected: list[Rejected] = []
     empty: Counter[str] = Counter()
-    tar_path = out / job.shard
-    # The process id keeps a worker that outlives a killed build for a moment away from the next build's file.
-    unfinished = out / WORK_FOLDER / f"{job.name}.{os.getpid()}.unfinished"
-    try:
+    with store.scratch(job.name) as unfinished:
         rows = write_tar(unfinished, _samples(job, config, stored, rejected, empty))
-        to_disk(unfinished)
         size, digest = unfinished.stat().st_size, sha256_of(unfinished)
-        _stats_path(job, out).unlink(missing_ok=True)  # what they say of the former tar is no longer true
+        store.remove(_stats_name(job.name))  # what they say of the former tar is no longer true
         if rows:
-            tar_path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished.replace(tar_path)
+            store.publish(unfinished, job.shard)
         else:
-            tar_path.unlink(missing_ok=True)
-    finally:
-        unfinished.unlink(missing_ok=True)
+            store.remove(job.shard)
     return {
         "rows": [{"shard": job.shard, **row} for row in rows],
         "rejected": [asdict(one) for one in rejected],
@@ -202,7 +132,7 @@ def _samples(
         if _stop is not None and _stop.value:
             raise BuildError("stopped; finished shards stay, run the same command to go on")
         try:
-            made = make_sample(case, config, job.overrides.get(case.study_id), stored.get(case.key))
+            made = make_sample(case, config, job.override(case), stored.get(case.key))
         except Exception as error:
             error.add_note(f"while making sample {case.key}")
             raise
@@ -213,21 +143,19 @@ def _samples(
             rejected.append(made)
 
 
-def _is_whole(tar_path: Path, stats: dict[str, Any]) -> bool:
+def is_whole(store: Store, shard: str, stats: dict[str, Any]) -> bool:
     """Tell by the size alone, which needs no reading: tars appear under their names only when whole."""
-    if not stats["rows"]:
-        return not tar_path.exists()
-    return tar_path.exists() and tar_path.stat().st_size == stats["size"]
+    return store.size(shard) == (stats["size"] if stats["rows"] else None)
 
 
-def _stats_path(job: Job, out: Path) -> Path:
-    return out / WORK_FOLDER / f"{job.name}.json"
+def _stats_name(name: str) -> str:
+    return f"{WORK_FOLDER}/{name}.json"
 
 
-def read_stats(job: Job, out: Path) -> dict[str, Any]:
+def read_stats(store: Store, name: str) -> dict[str, Any]:
     """Read a finished job's stats; nothing where there are none, or damaged ones, or of another layout."""
     try:
-        stats = json.loads(_stats_path(job, out).read_text(encoding="utf-8"))
+        stats = json.loads(store.read(_stats_name(name)))
     except (FileNotFoundError, ValueError):
         return {}
     if not isinstance(stats, dict) or stats.keys() != STATS_KEYS:
@@ -235,15 +163,16 @@ def read_stats(job: Job, out: Path) -> dict[str, Any]:
     return stats if all(row.keys() == INDEX_COLUMNS for row in stats["rows"]) else {}
 
 
-def _stored_pictures(tar_path: Path, stats: dict[str, Any], pictures: dict[str, str]) -> dict[str, Picture]:
+def _stored_pictures(store: Store, shard: str, stats: dict[str, Any], pictures: dict[str, str]) -> dict[str, Picture]:
     """Take the pictures that a changed config leaves alone from the shard's previous tar."""
-    if not stats or not tar_path.exists() or sha256_of(tar_path) != stats["sha256"]:
+    rows = [row for row in stats.get("rows", ()) if stats["pictures"].get(row["key"]) == pictures.get(row["key"])]
+    if not rows or store.size(shard) != stats["size"]:
         return {}
     stored = {}
-    with tar_path.open("rb") as file:
-        for row in stats["rows"]:
-            if stats["pictures"].get(row["key"]) != pictures.get(row["key"]):
-                continue
+    with store.open(shard) as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != stats["sha256"]:
+            return {}
+        for row in rows:
             members = {}
             for role in ("image", "json"):
                 file.seek(row[f"{role}_offset"])
@@ -267,23 +196,34 @@ def _picture_of(data: bytes, record: dict[str, Any]) -> Picture:
 # --- what a shard depends on
 
 
+def recipe(job: Job, config: SampleConfig) -> str:
+    """Return a digest of everything that a shard depends on but the state of the source files."""
+    cases = [[_picture_recipe(c, config), _case_recipe(c, job.override(c), config)] for c in job.cases]
+    return _digest([job.shard, versions(), cases])
+
+
+def _picture_recipe(case: Case, config: SampleConfig) -> list[Any]:
+    return [versions(), _facts(config.picture), _facts(case.image)]
+
+
 def _picture_facts(case: Case, config: SampleConfig) -> list[Any]:
-    return [
-        versions(),
-        _facts(config.picture),
-        _facts(case.image),
-        _file_facts(Path(case.image.root) / case.image.path),
-    ]
+    return [*_picture_recipe(case, config), _file_facts(Path(case.image.root) / case.image.path)]
+
+
+def _case_recipe(case: Case, override: Override | None, config: SampleConfig) -> list[Any]:
+    """List what a sample depends on beside its picture and files; options of gaze only where there is gaze."""
+    facts: list[Any] = [_facts(case), _facts(override), list(config.maps.grid)]
+    if case.reading is not None:
+        facts += [_facts(config.maps), _facts(config.alignment), _facts(config.filters)]
+    return facts
 
 
 def _case_facts(case: Case, override: Override | None, config: SampleConfig) -> list[Any]:
-    """List what a sample depends on beside its picture; options of gaze only where there is gaze."""
-    facts: list[Any] = [_facts(case), _facts(override), list(config.maps.grid)]
+    facts = _case_recipe(case, override, config)
     if case.report is not None:
         facts.append(_file_facts(Path(case.report.root) / case.report.path))
     if case.reading is not None:
         facts += [_file_facts(path) for path in case.reading.files()]
-        facts += [_facts(config.maps), _facts(config.alignment), _facts(config.filters)]
     return facts
 
 
@@ -324,21 +264,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Set environment variables for the processes that are started inside."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @contextmanager

@@ -3,14 +3,12 @@
 import hashlib
 import io
 import json
-import os
 import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +26,10 @@ from gazeprep.schema import (
     Size,
     Word,
 )
+from gazeprep.stores import FolderLock as FolderLock
+from gazeprep.stores import LocalStore, Store, open_store
+from gazeprep.stores import sha256_of as sha256_of
+from gazeprep.stores import to_disk as to_disk
 from gazeprep.transcripts import Span
 
 KEY = re.compile(r"[a-z0-9-]+-[0-9a-f]{12}")
@@ -187,32 +189,24 @@ def _append(tar: tarfile.TarFile, sample: Sample) -> dict[str, int]:
 
 def write_parquet(path: Path, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:
     """Write rows as parquet under a final name that appears only when the file is whole."""
-    with _appearing_whole(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
+    LocalStore(path.parent).write(path.name, parquet_bytes(rows, schema))
+
+
+def parquet_bytes(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> bytes:
+    """Write rows as the bytes of a parquet file."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), buffer)
+    return buffer.getvalue()
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
     """Write a readable json file under a final name that appears only when the file is whole."""
-    with _appearing_whole(path) as temporary:
-        temporary.write_text(json.dumps(record, sort_keys=True, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    LocalStore(path.parent).write(path.name, json_bytes(record))
 
 
-@contextmanager
-def _appearing_whole(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write, which takes the final name where the block ends without an error."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        to_disk(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def to_disk(path: Path) -> None:
-    """Wait until a file's bytes are on the disk: else a power cut can leave a final name without them."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+def json_bytes(record: Mapping[str, Any]) -> bytes:
+    """Write a record as readable json."""
+    return (json.dumps(record, sort_keys=True, indent=2, allow_nan=False) + "\n").encode("utf-8")
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,7 +221,7 @@ class LoadedSample:
 
 
 class ShardFolder:
-    """A finished build, read by key.
+    """A finished build, read by key; `root` is a folder or a URL that fsspec knows, such as s3://bucket/shards.
 
     Raises ValueError where the folder is no finished build, was written under another schema version or lacks
     files, and on an unknown key.
@@ -235,20 +229,20 @@ class ShardFolder:
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
-        manifest = self.root / "dataset.json"
-        if not manifest.exists():
+        self._store = open_store(root)
+        if self._store.size("dataset.json") is None:
             raise ValueError(
                 "the folder holds no dataset.json, so it is no finished build; run gazeprep build (it goes on "
                 "where an interrupted one stopped)"
             )
-        self.manifest: dict[str, Any] = _read_manifest(manifest)
+        self.manifest: dict[str, Any] = _read_manifest(self._store)
         version = self.manifest.get("schema_version")
         if version != SCHEMA_VERSION:
             raise ValueError(
                 f"the shards have schema version {version}, this gazeprep reads {SCHEMA_VERSION}; build them again"
             )
         try:
-            index = pq.read_table(self.root / "index.parquet")
+            index = pq.read_table(io.BytesIO(self._store.read("index.parquet")))
         except (OSError, pa.ArrowException) as error:
             raise ValueError(f"index.parquet {_unreadable(error)}") from None
         self.index = index.to_pandas().set_index("key", drop=False)
@@ -272,9 +266,7 @@ class ShardFolder:
         row = self.row(key)
         shard, length = str(row["shard"]), int(row[f"{role}_length"])
         try:
-            with (self.root / shard).open("rb") as file:
-                file.seek(int(row[f"{role}_offset"]))
-                data = file.read(length)
+            data = self._store.part(shard, int(row[f"{role}_offset"]), length)
         except OSError as error:
             raise ValueError(f"{shard} {_unreadable(error)}") from None
         if len(data) != length:
@@ -292,13 +284,13 @@ class ShardFolder:
         )
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def _read_manifest(store: Store) -> dict[str, Any]:
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(store.read("dataset.json"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path.name} {_unreadable(error)}") from None
+        raise ValueError(f"dataset.json {_unreadable(error)}") from None
     if not isinstance(manifest, dict):
-        raise ValueError(f"{path.name} was not written by gazeprep; give the folder that a build wrote")
+        raise ValueError("dataset.json was not written by gazeprep; give the folder that a build wrote")
     return manifest
 
 
@@ -310,32 +302,3 @@ def read_npz(data: bytes) -> dict[str, npt.NDArray[Any]]:
     """Read every array of an npz from bytes; a pickled one is refused."""
     with np.load(io.BytesIO(data), allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
-
-
-def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-class FolderLock:
-    """Holds a folder for one build; the lock goes with the process, however it ends."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: int | None = None
-
-    def __enter__(self) -> Self:
-        import fcntl
-
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._file)
-            raise ValueError("another build is writing into this folder; wait for it or choose another --out") from None
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._file is not None
-        os.close(self._file)

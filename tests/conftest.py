@@ -10,10 +10,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in a build's workers, a
 import pytest
 from recorded import SMALL, Tables, sources_of
 
-from gazeprep import build as build_module
+from gazeprep import executors
 from gazeprep.build import BuildConfig, build
 from gazeprep.cases import Sources
-from gazeprep.jobs import run_job
 from gazeprep.synthetic import Corpus, write_corpus
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -55,13 +54,7 @@ def shards(config_of: Callable[..., BuildConfig], tmp_path_factory: pytest.TempP
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let builds run their jobs in this process, which spares half a second for each worker."""
 
-    def run_jobs(jobs, out, config, workers, watch=None):
-        reports = [run_job(job, out, config) for job in jobs]
-        for report in reports if watch else ():
-            watch(report, len(jobs))
-        return reports
-
-    monkeypatch.setattr(build_module, "run_jobs", run_jobs)
+    monkeypatch.setitem(executors.EXECUTORS, "local", executors.inline)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import pytest
 from recorded import SMALL, sources_of, tree
 
 from gazeprep import jobs, samples
-from gazeprep.build import BuildConfig, BuildReport, build, plan
+from gazeprep.build import BuildConfig, BuildReport, build, jobs_of
 from gazeprep.cases import Inputs, Sources, collect
 from gazeprep.images import Resize
 from gazeprep.samples import PictureConfig
@@ -106,7 +106,7 @@ def test_the_report_counts_what_the_index_holds(config_of, inline, out):
 
 def test_shards_take_cases_in_the_order_of_their_hashes(corpus):
     inputs = collect(sources_of(corpus))
-    jobs_made = plan(inputs, 4)
+    jobs_made = jobs_of(inputs, 4)
     assert [job.name for job in jobs_made] == [
         f"{split}-{number:05d}"
         for split in SPLITS
@@ -116,7 +116,7 @@ def test_shards_take_cases_in_the_order_of_their_hashes(corpus):
         keys = [case.key[-12:] for job in jobs_made if job.split == split for case in job.cases]
         assert keys == sorted(keys)
     assert all(job.cases for job in jobs_made)
-    assert plan(Inputs(inputs.cases[::-1], (), {}), 4)[0].cases == jobs_made[0].cases
+    assert jobs_of(Inputs(inputs.cases[::-1], (), {}), 4)[0].cases == jobs_made[0].cases
 
 
 # --- changing the config
@@ -312,7 +312,7 @@ def test_stats_never_outlive_the_tar_they_tell_of(config_of, inline, monkeypatch
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(jobs, "write_json", killed)
+        patched.setattr(jobs, "json_bytes", killed)
         with pytest.raises(KeyboardInterrupt):
             build(config_of(out, sample=WIDER))
     assert build(config_of(out)).rebuilt == 1

@@ -1,0 +1,287 @@
+"""Where shards lie: a folder, or a place that fsspec knows, such as s3://bucket/shards. A name appears only whole.
+
+A folder's files take their final names by a rename. Remote stores have no rename, but show nothing of an upload
+that is not finished, so there each name is put once. Names are relative to the store, their parts joined by "/".
+"""
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from io import BufferedIOBase
+from pathlib import Path
+from typing import Any, Self, cast
+
+URL = re.compile(r"[a-z][a-z0-9+.-]+://")
+CUT_URL = re.compile(r"[a-z][a-z0-9+.-]+:/[^/]")  # what pathlib makes of a URL
+READ_ONLY = ("http", "https")
+WORK_FOLDER = ".build"  # beside the shards: lock, unfinished tars, stats of finished ones
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # network file systems that were mounted without them
+
+
+@dataclass(frozen=True)
+class LocalStore:
+    """A folder."""
+
+    root: Path
+
+    def begin(self) -> None:
+        """Make the folder one that a build writes into."""
+        (self.root / WORK_FOLDER).mkdir(parents=True, exist_ok=True)
+
+    def entries(self, folder: str = "") -> list[str]:
+        """Return the names of files and folders directly below a folder, sorted; none where it is absent."""
+        place = self.root / folder
+        return sorted(path.name for path in place.iterdir()) if place.exists() else []
+
+    def size(self, name: str) -> int | None:
+        """Return a file's length in bytes, None where it is absent."""
+        path = self.root / name
+        return path.stat().st_size if path.exists() else None
+
+    def open(self, name: str) -> BufferedIOBase:
+        """Open a file for reading; raises FileNotFoundError."""
+        return (self.root / name).open("rb")
+
+    def read(self, name: str) -> bytes:
+        """Read a whole file; raises FileNotFoundError."""
+        return (self.root / name).read_bytes()
+
+    def part(self, name: str, start: int, length: int) -> bytes:
+        """Read so many bytes of a file from `start`, fewer where it ends before."""
+        with self.open(name) as file:
+            file.seek(start)
+            return file.read(length)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file, which appears under its name when whole."""
+        path = self.root / name
+        with appearing_whole(path) as temporary:
+            temporary.write_bytes(data)
+
+    @contextmanager
+    def scratch(self, name: str) -> Iterator[Path]:
+        """Give a path for a large file in the making; what is left there at the end is removed."""
+        # Host and process keep a worker that outlives a killed build for a moment away from the next build's file.
+        path = self.root / WORK_FOLDER / f"{name}.{os.uname().nodename}.{os.getpid()}.unfinished"
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+    def publish(self, path: Path, name: str) -> None:
+        """Give a file from `scratch` its final name."""
+        to_disk(path)
+        (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+        path.replace(self.root / name)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        (self.root / name).unlink(missing_ok=True)
+
+    def remove_empty(self, folder: str) -> None:
+        """Remove a folder that holds nothing."""
+        if (self.root / folder).exists() and not self.entries(folder):
+            (self.root / folder).rmdir()
+
+    def lock(self, name: str = "lock", *, shared: bool = False) -> AbstractContextManager[Any]:
+        """Hold the folder for one build, or for any number of tasks."""
+        return FolderLock(self.root / WORK_FOLDER / name, shared=shared)
+
+
+@dataclass(frozen=True)
+class RemoteStore:
+    """A place that fsspec knows. There are no locks; raises OSError whatever the store's own library raises."""
+
+    url: str
+
+    def begin(self) -> None:
+        """Mark the place as one that a build writes into."""
+        self.write(f"{WORK_FOLDER}/begun", b"")
+
+    def entries(self, folder: str = "") -> list[str]:
+        """Return the names of files and folders directly below a folder, sorted; none where it is absent."""
+        path = self._path(folder).rstrip("/")
+        try:
+            with _answering(self.url):
+                found = self._filesystem.ls(path, detail=False)
+        except FileNotFoundError:
+            return []
+        names = {str(one).rstrip("/").rsplit("/", 1)[-1] for one in found if str(one).rstrip("/") != path}
+        return sorted(names - {""})
+
+    def size(self, name: str) -> int | None:
+        """Return a file's length in bytes, None where it is absent."""
+        try:
+            with _answering(self.url):
+                return int(self._filesystem.info(self._path(name))["size"])
+        except FileNotFoundError:
+            return None
+
+    def open(self, name: str) -> BufferedIOBase:
+        """Open a file for reading; raises FileNotFoundError."""
+        with _answering(self.url):
+            return cast(BufferedIOBase, self._filesystem.open(self._path(name), "rb"))
+
+    def read(self, name: str) -> bytes:
+        """Read a whole file; raises FileNotFoundError."""
+        with _answering(self.url):
+            return cast(bytes, self._filesystem.cat_file(self._path(name)))
+
+    def part(self, name: str, start: int, length: int) -> bytes:
+        """Read so many bytes of a file from `start`, fewer where it ends before."""
+        with _answering(self.url):
+            return cast(bytes, self._filesystem.cat_file(self._path(name), start=start, end=start + length))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Put a file in one piece."""
+        with _answering(self.url):
+            self._filesystem.pipe_file(self._path(name), data)
+
+    @contextmanager
+    def scratch(self, name: str) -> Iterator[Path]:
+        """Give a local path for a large file in the making; what is left there at the end is removed."""
+        folder = Path(tempfile.mkdtemp(prefix="gazeprep-"))
+        try:
+            yield folder / name
+        finally:
+            shutil.rmtree(folder)
+
+    def publish(self, path: Path, name: str) -> None:
+        """Put a file from `scratch` under its final name, in one upload."""
+        with _answering(self.url):
+            self._filesystem.put_file(str(path), self._path(name))
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        if self.size(name) is not None:
+            with _answering(self.url):
+                self._filesystem.rm_file(self._path(name))
+
+    def remove_empty(self, folder: str) -> None:
+        """Do nothing: a remote folder goes with its last file."""
+
+    def lock(self, name: str = "lock", *, shared: bool = False) -> AbstractContextManager[Any]:
+        """Do nothing: remote stores have no lock that ends with its process."""
+        del name, shared
+        return nullcontext()
+
+    @property
+    def in_this_process(self) -> bool:
+        """Whether other processes see another store under the same name."""
+        return self.url.startswith("memory://")
+
+    @property
+    def _filesystem(self) -> Any:
+        return _place(self.url, os.getpid())[0]
+
+    def _path(self, name: str) -> str:
+        root = _place(self.url, os.getpid())[1].rstrip("/")
+        return f"{root}/{name}" if name else root
+
+
+Store = LocalStore | RemoteStore
+
+
+def open_store(place: Path | str, *, writing: bool = False) -> Store:
+    """Return the store of a folder or a URL; raises ValueError on a URL that cannot be used."""
+    text = str(place)
+    if CUT_URL.match(text) and not isinstance(place, str):
+        raise ValueError(f"{text!r} was a URL before it became a Path; give it as text")
+    if not URL.match(text):
+        return LocalStore(Path(place))
+    if text.startswith("file://"):
+        return LocalStore(Path(text.removeprefix("file://")))
+    protocol = text.split("://", 1)[0]
+    if writing and protocol in READ_ONLY:
+        raise ValueError(f"{protocol}:// can be read but not written; choose a folder, s3:// or gs:// as --out")
+    _place(text, os.getpid())  # a URL that cannot be used is told of at once
+    return RemoteStore(text)
+
+
+@cache
+def _place(url: str, process: int) -> tuple[Any, str]:
+    """Return file system and path of a URL, opened once a process: connections do not survive a fork."""
+    del process
+    try:
+        from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+
+        # Without listings that are remembered: other processes write there too.
+        filesystem, path = url_to_fs(url, use_listings_cache=False)
+    except ImportError as error:
+        protocol, missing = url.split("://", 1)[0], error.name or "its library"
+        raise ValueError(f"{protocol}:// needs {missing}; run pip install 'gazeprep-cogaze[remote]'") from None
+    return filesystem, str(path)
+
+
+@contextmanager
+def _answering(url: str) -> Iterator[None]:
+    """Turn what the libraries of remote stores raise into OSError: their classes have no base in common."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        protocol = url.split("://", 1)[0]
+        raise OSError(errno.EREMOTEIO, f"{type(error).__name__} from the {protocol}:// store") from error
+
+
+# --- files
+
+
+@contextmanager
+def appearing_whole(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write, which takes the final name where the block ends without an error."""
+    temporary = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        to_disk(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def to_disk(path: Path) -> None:
+    """Wait until a file's bytes are on the disk: else a power cut can leave a final name without them."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class FolderLock:
+    """Holds a folder for one build, or for several tasks at once; the lock goes with the process, however it ends."""
+
+    def __init__(self, path: Path, *, shared: bool = False) -> None:
+        self._path = path
+        self._shared = shared
+        self._file: int | None = None
+
+    def __enter__(self) -> Self:
+        import fcntl
+
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._file, (fcntl.LOCK_SH if self._shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._file)
+            raise ValueError("another build is writing into this folder; wait for it or choose another --out") from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                os.close(self._file)
+                raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._file is not None
+        os.close(self._file)
