@@ -1,0 +1,139 @@
+"""One export: choose samples, write them into a folder that appears only when it is whole."""
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, get_args
+
+import pandas as pd
+
+from gazeprep.exports.cogaze_folder import CogazeFolder
+from gazeprep.exports.egma_folder import EgmaFolder
+from gazeprep.schema import SPLITS
+from gazeprep.shards import LoadedSample, ShardFolder, write_json
+
+Format = Literal["cogaze", "egma"]
+FORMATS: tuple[str, ...] = get_args(Format)
+# What pandas raises on a query that it cannot parse or evaluate.
+_QUERY_ERRORS = (AttributeError, KeyError, NameError, NotImplementedError, SyntaxError, TypeError, ValueError)
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What to export, how and where to.
+
+    format: cogaze, egma: what the published code reads; these hold report text. out: a new or empty folder.
+    query: a pandas query on the index, such as "has_gaze and dataset == 'reflacx'". split: train, validate, test
+    or "" for all. keys: a text file with one key a line. source_ids: write the sources' image, study and subject
+    ids in place of pseudonyms. image_root: what stands before each path in EGMA's csv, "" for relative ones.
+    """
+
+    shards: Path | str
+    out: Path
+    format: Format
+    query: str = ""
+    split: str = ""
+    keys: Path | None = None
+    source_ids: bool = False
+    image_root: str = ""
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise ValueError(f"format is {self.format!r}, must be one of {', '.join(FORMATS)}")
+        if self.split and self.split not in SPLITS:
+            raise ValueError(f"split is {self.split!r}, must be one of {', '.join(SPLITS)}, or empty for all")
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export did: how many samples it was given, and what else there is to say, with counts."""
+
+    samples: int
+    counts: dict[str, int]
+
+
+class Writer(Protocol):
+    """Writes samples in one format."""
+
+    counts: Counter[str]
+
+    def add(self, sample: LoadedSample) -> None:
+        """Take one sample."""
+
+    def finish(self) -> None:
+        """Write what comes after the last."""
+
+
+def export(config: ExportConfig) -> ExportReport:
+    """Export samples of a finished build; raises ValueError where the folder is taken or nothing is chosen."""
+    folder = ShardFolder(config.shards)
+    keys = chosen_keys(folder, config)
+    with _appearing_whole(config.out) as partial:
+        writer = _writer(partial, config)
+        for key in keys:
+            writer.add(folder.sample(key))
+        writer.finish()
+        report = ExportReport(len(keys), dict(sorted(writer.counts.items())))
+        write_json(
+            partial / "export.json",
+            {
+                "format": config.format,
+                "source_ids": config.source_ids,
+                "synthetic": bool(folder.index.loc[keys, "synthetic"].any()),
+                "samples": report.samples,
+                "counts": report.counts,
+            },
+        )
+    return report
+
+
+def _writer(root: Path, config: ExportConfig) -> Writer:
+    if config.format == "egma":
+        return EgmaFolder(root, source_ids=config.source_ids, image_root=config.image_root)
+    return CogazeFolder(root, source_ids=config.source_ids)
+
+
+def chosen_keys(folder: ShardFolder, config: ExportConfig) -> list[str]:
+    """Return the keys that query, split and key list all choose, in the order of the shards."""
+    rows = folder.index.reset_index(drop=True)
+    if config.split:
+        rows = rows[rows["split"] == config.split]
+    if config.query:
+        rows = _queried(rows, config.query)
+    if config.keys is not None:
+        listed = config.keys.read_text(encoding="utf-8").split()
+        for key in listed:
+            folder.row(key)  # an unknown one is an error
+        rows = rows[rows["key"].isin(listed)]
+    if rows.empty:
+        raise ValueError("no sample is chosen; widen --query, --split or --keys (gazeprep info tells what there is)")
+    return list(rows["key"])
+
+
+def _queried(rows: pd.DataFrame, query: str) -> pd.DataFrame:
+    try:
+        return rows.query(query)
+    except _QUERY_ERRORS as error:
+        raise ValueError(
+            f'the query cannot be used on the index ({type(error).__name__}); write it as in "has_gaze and '
+            f'sentences > 2", with columns among {", ".join(rows.columns)}'
+        ) from None
+
+
+@contextmanager
+def _appearing_whole(out: Path) -> Iterator[Path]:
+    """Give a folder to write into, which takes the final name where the block ends without an error."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError("the folder of --out is not empty; name a new one")
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        os.sync()  # else a power cut can leave the final name without the bytes
+        partial.replace(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,412 @@
+"""Exports read back as the published code and other people's tools read them, against maps rendered exactly."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from gazeprep.cli import main
+from gazeprep.exports import ExportConfig, export
+from gazeprep.exports.cogaze_folder import CHEXBERT_ORDER, CogazeFolder, background_floor
+from gazeprep.exports.egma_folder import LABELS, egma_split, timed_sentences
+from gazeprep.exports.rendering import StoredGaze, stored_window
+from gazeprep.schema import CHEXPERT_LABELS, Word
+from gazeprep.shards import ShardFolder
+
+PATCH, CROP = 4, 64  # px; the corpus is stored with a short edge of 64 px
+
+
+@pytest.fixture(scope="module")
+def folder(shards):
+    return ShardFolder(shards)
+
+
+@pytest.fixture(scope="module")
+def samples(folder):
+    return {key: folder.sample(key) for key in folder.index["key"]}
+
+
+@pytest.fixture(scope="module")
+def exported(shards, tmp_path_factory):
+    """Return exported(format, **options): the folder of an export of the whole corpus, made once."""
+    made = {}
+
+    def make(format, **options):
+        name = repr((format, options))
+        if name not in made:
+            out = tmp_path_factory.mktemp("exports") / format
+            report = export(ExportConfig(shards, out, format, **options))
+            made[name] = out, report
+        return made[name]
+
+    return make
+
+
+def opened(path):
+    """A picture read by Pillow, its file closed."""
+    with Image.open(path) as picture:
+        picture.load()
+        return picture
+
+
+def shares(gaze_map):
+    """A map divided by its sum."""
+    return np.asarray(gaze_map, dtype=np.float64) / gaze_map.sum()
+
+
+def moved(one, other):
+    """Share of the looking time that lies elsewhere: the total variation of two maps."""
+    return 0.5 * np.abs(shares(one) - shares(other)).sum()
+
+
+# --- rendering again
+
+
+def test_stored_gaze_renders_the_stored_maps(samples):
+    for sample in samples.values():
+        if sample.record["has_gaze"]:
+            again = StoredGaze.of(sample).maps(sample.maps.shape[1:])
+            np.testing.assert_allclose(again, sample.maps, atol=1e-6)
+
+
+# --- CoGaze
+
+
+def cogaze_reading(path, crop_px=CROP, patch_px=PATCH):
+    """What CoGaze's loader makes of a map's jpg: (crop / patch)² values, the background 0.
+
+    Short edge to the crop, central square, luma, mean over patches; of the five most frequent values the one most
+    frequent in the outer tenth is the background, and what does not exceed it becomes 0.
+    """
+    picture = opened(path).convert("RGB")
+    width, height = picture.size
+    if min(picture.size) != crop_px:
+        width, height = (round(edge * crop_px / min(picture.size)) for edge in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - crop_px) // 2, (height - crop_px) // 2
+    square = np.asarray(picture, dtype=np.float32)[top : top + crop_px, left : left + crop_px]
+    luma = np.float32(0.299) * square[..., 0] + np.float32(0.587) * square[..., 1] + np.float32(0.114) * square[..., 2]
+    side = crop_px // patch_px
+    patches = luma.reshape(side, patch_px, side, patch_px).mean(axis=(1, 3))
+    values, counts = np.unique(patches, return_counts=True)
+    frequent = values[np.argsort(-counts)[:5]]
+    margin = int(side * 0.1)
+    frame = np.ones((side, side), dtype=bool)
+    frame[margin : side - margin, margin : side - margin] = False
+    background = frequent[np.argmax([(patches[frame] == value).sum() for value in frequent])]
+    return np.where(patches <= background, 0.0, patches)
+
+
+def central_maps(sample, side=CROP // PATCH):
+    """The exact maps (1 + S, side, side) of the central square of the full-size image, whole reading first."""
+    width, height = sample.record["image_width_px"], sample.record["image_height_px"]
+    scale = sample.record["resize_scale_x"], sample.record["resize_scale_y"]
+    left = (sample.record["stored_width_px"] - CROP) // 2 / scale[0]
+    top = (sample.record["stored_height_px"] - CROP) // 2 / scale[1]
+    window = (left, top, left + CROP / scale[0], top + CROP / scale[1])
+    assert 0 <= left < width - 1
+    assert 0 <= top < height - 1
+    return StoredGaze.of(sample).maps((side, side), window)
+
+
+def items_of(out):
+    annotation = json.loads((out / "annotation.json").read_text())
+    assert list(annotation) == ["train", "val", "test"]
+    return {item["key"]: {**item, "split": split} for split, items in annotation.items() for item in items}
+
+
+def test_cogaze_items_have_what_its_loader_reads(exported, samples):
+    out, report = exported("cogaze")
+    items = items_of(out)
+    assert set(items) == set(samples)
+    assert report.samples == len(samples)
+    for key, item in items.items():
+        record = samples[key].record
+        assert item["split"] == {"train": "train", "validate": "val", "test": "test"}[record["split"]]
+        assert (item["sentence_gaze_heatmap"] is not None) == record["has_gaze"]
+        assert (item["indication_pure"], item["history_pure"]) == (record["indication"], record["history"])
+        assert item["findings"] == (record["findings"] or record["impression"] or record["last_paragraph"])
+        assert bool(item["findings_factual_serialization"]) == bool(item["findings"])
+        assert item["anchor_scan"]["view_position"][0] in json.loads((out / "view_positions.json").read_text())
+        picture = opened(out / "files" / item["anchor_scan"]["image_path"][0])
+        assert picture.size == (record["stored_width_px"], record["stored_height_px"])
+
+
+def test_cogaze_labels_are_in_chexberts_order_and_codes(exported, samples):
+    assert sorted(CHEXBERT_ORDER) == sorted(CHEXPERT_LABELS)
+    assert (CHEXBERT_ORDER[0], CHEXBERT_ORDER[-1]) == ("Enlarged Cardiomediastinum", "No Finding")
+    codes = set()
+    for key, item in items_of(exported("cogaze")[0]).items():
+        expected = {-2: "blank", 1: "positive", 0: "negative", -1: "uncertain"}
+        named = ["blank", "positive", "negative", "uncertain"]
+        found = dict(zip(CHEXBERT_ORDER, item["disease_labels"], strict=True))
+        for name, code in found.items():
+            assert named[code] == expected[samples[key].record["labels"][name]]
+            codes.add(code)
+    assert codes == {0, 1, 2, 3}
+
+
+def test_cogaze_reads_our_maps_back_from_its_jpgs(exported, samples):
+    out, _ = exported("cogaze")
+    compared = 0
+    for key, item in items_of(out).items():
+        if item["sentence_gaze_heatmap"] is None:
+            continue
+        gaze_folder = out / "gaze" / item["sentence_gaze_heatmap"]["image_dir"]
+        lookup = json.loads((gaze_folder / "sentence-heatmap-lookup.json").read_text())
+        assert lookup.pop("full_text") == item["sentence_gaze_heatmap"]["transcript_full_text"]
+        exact = central_maps(samples[key])
+        texts = samples[key].record["sentences"].split("\n")
+        names = {"report": exact[0]} | {name: exact[1 + int(name)] for name in lookup}
+        assert all(texts[int(name)] == text for name, text in lookup.items())
+        for name, expected in names.items():
+            found = cogaze_reading(gaze_folder / f"{name}_heatmap.jpg")
+            if expected.any() and found.any():
+                assert moved(found, expected) < 0.03, name
+                compared += 1
+    assert compared > 30
+
+
+def test_cogaze_leaves_out_sentences_without_gaze(exported, samples):
+    out, report = exported("cogaze")
+    missing = 0
+    for key, item in items_of(out).items():
+        if item["sentence_gaze_heatmap"] is not None:
+            gaze_folder = out / "gaze" / key
+            lookup = json.loads((gaze_folder / "sentence-heatmap-lookup.json").read_text())
+            missing += len(samples[key].maps) - len(lookup)  # the whole reading and "full_text" cancel
+            written = {path.name for path in gaze_folder.glob("*_heatmap.jpg")} - {"report_heatmap.jpg"}
+            assert written == {f"{name}_heatmap.jpg" for name in lookup if name != "full_text"}
+    assert report.counts.get("sentences left out: no gaze falls in their time", 0) == missing
+
+
+def test_a_map_without_background_gets_one_that_its_reader_finds():
+    rows, cols = np.mgrid[0:80, 0:64]
+    wide = np.exp(-((rows - 30) ** 2 + (cols - 40) ** 2) / (2 * 25**2))  # nowhere near 0
+    levels = np.rint(wide / wide.max() * 255).astype(np.uint8)
+    floor = background_floor(levels)
+    square = levels[8:72]
+    frame = np.ones((64, 64), dtype=bool)
+    frame[6:58, 6:58] = False
+    assert levels.min() < floor < 64
+    assert 0.1 <= (square[frame] <= floor).mean() < 0.2
+    assert background_floor(np.where(levels <= floor, 0, levels)) == 0  # and then it has one
+
+
+# --- EGMA
+
+
+def egma_reading(path, size):
+    """What EGMA's data set makes of a map's jpg: resized to the picture's (width, height), padded to a square."""
+    found = opened(path).resize(size)
+    assert found.mode == "L"
+    edge = max(224, *size)
+    square = Image.new("L", (edge, edge), 0)
+    square.paste(found, (int((edge - size[0]) / 2), int((edge - size[1]) / 2)))
+    return np.asarray(square, dtype=np.float64)
+
+
+def egma_sentences(report):
+    """EGMA's split as a function of the text alone."""
+    pieces = [part for item in re.split("[0-9]+\\.+[^0-9]", report.replace("\n", " ")) for part in item.split(". ")]
+    spaced = (re.findall(r"\w+|[^\w\s]+", piece.replace("\ufffd\ufffd", " ").lower()) for piece in pieces)
+    sentences = [" ".join(filter(None, (t.encode("ascii", "ignore").decode() for t in tokens))) for tokens in spaced]
+    return [sentence for sentence in sentences if sentence]
+
+
+@pytest.mark.parametrize(
+    ("report", "sentences"),
+    [
+        ("heart is normal. no effusion.", ["heart is normal", "no effusion ."]),
+        ("Impression: 1. Clear. 2. 1.5 cm nodule", ["impression :", "clear", "1 . 5 cm nodule"]),
+        ("rib 7. no fracture", ["rib", "no fracture"]),
+        ("clear.no space", ["clear . no space"]),
+        ("déjà vu. né. é. ok", ["dj vu", "n", "ok"]),
+        ("a. . b", ["a", "b"]),
+        ("", []),
+        (". ", []),
+    ],
+)
+def test_egma_split_of_known_reports(report, sentences):
+    assert [piece.text for piece in egma_split(report)] == sentences == egma_sentences(report)
+
+
+def test_egma_split_is_its_split_of_every_report(samples):
+    for sample in samples.values():
+        for text in (sample.record["sentences"], sample.record["findings"], sample.record["transcript"]):
+            line = " ".join(text.split())
+            assert [piece.text for piece in egma_split(line)] == egma_sentences(line)
+
+
+def test_pieces_have_the_times_of_their_words():
+    said = ["rib", "7", ".", "no", "1", ".5", "cm", "mass", ",", "or", "so", "."]
+    words = [Word(text, i, i + 0.5) for i, text in enumerate(said)]
+    report = "rib 7. no 1.5 cm mass, or so."
+    first, second = timed_sentences(report, egma_split(report), words)
+    assert (first.text, first.start_s, first.end_s) == ("rib", 0, 2.5)  # its number and full stop are its own
+    assert (second.text, second.start_s, second.end_s) == ("no 1 . 5 cm mass , or so .", 3, 11.5)
+
+
+def test_pieces_of_one_phrase_share_its_time():
+    words = [Word("1. clear 2. normal heart", 0, 4), Word("no effusion.", 4, 6)]
+    report = "1. clear 2. normal heart no effusion."
+    sentences = timed_sentences(report, egma_split(report), words)
+    assert [(one.text, one.start_s, one.end_s) for one in sentences] == [
+        ("clear", 0, 4),
+        ("normal heart no effusion .", 0, 6),
+    ]
+
+
+def test_egma_finds_a_map_for_each_of_its_sentences(exported, samples):
+    out, report = exported("egma")
+    tables = {path.stem: pd.read_csv(path) for path in out.glob("*.csv")}
+    with_words = {key for key, sample in samples.items() if sample.record["has_gaze"] and sample.record["sentences"]}
+    assert {key for table in tables.values() for key in table["key"]} == with_words
+    left_out = report.counts["samples left out: no gaze"] + report.counts.get("samples left out: no words", 0)
+    assert left_out == len(samples) - len(with_words)
+    for split, table in tables.items():
+        assert {"imgpath", "report", *LABELS} <= set(table.columns)
+        for row in table.itertuples():
+            assert samples[row.key].record["split"] == split
+            picture = opened(out / row.imgpath)
+            sentence_folder = (out / row.imgpath).parent / "sentence_hm"
+            assert len(list(sentence_folder.iterdir())) == len(egma_sentences(row.report))
+            for i in range(len(egma_sentences(row.report))):
+                path = str(out / row.imgpath).replace("src.jpg", f"sentence_hm/{i}_sent_hm_array.jpg")
+                assert opened(path).size == picture.size
+
+
+def test_egma_reads_our_maps_back_from_its_jpgs(exported, samples):
+    out, _ = exported("egma")
+    compared = black = 0
+    for table in map(pd.read_csv, out.glob("*.csv")):
+        for row in table.itertuples():
+            sample = samples[row.key]
+            width, height = sample.record["stored_width_px"], sample.record["stored_height_px"]
+            left, top, right, bottom = stored_window(sample.record)
+            scale = (right - left) / width, (bottom - top) / height
+            pad = int((224 - width) / 2), int((224 - height) / 2)
+            corner = left - pad[0] * scale[0], top - pad[1] * scale[1]
+            window = (*corner, corner[0] + 224 * scale[0], corner[1] + 224 * scale[1])
+            exact = StoredGaze.of(sample).maps((56, 56), window)
+            reading = (out / row.imgpath).parent
+            files = [reading / "hm_array.jpg"]
+            files += [reading / f"sentence_hm/{i}_sent_hm_array.jpg" for i in range(len(exact) - 1)]
+            assert egma_sentences(row.report) == [piece.text for piece in egma_split(row.report)]
+            for path, expected in zip(files, exact, strict=True):
+                found = egma_reading(path, (width, height)).reshape(56, 4, 56, 4).mean(axis=(1, 3))
+                assert found.any() == expected.any()
+                black += not found.any()
+                if expected.any():
+                    assert moved(found, expected) < 0.03
+                    compared += 1
+    assert compared > 30
+
+
+# --- the folder, the choice of samples, names
+
+
+def test_names_are_pseudonyms_unless_source_ids_are_asked_for(exported, samples):
+    text = "".join(
+        [(exported("cogaze")[0] / "annotation.json").read_text()]
+        + [path.read_text() for path in exported("egma")[0].glob("*.csv")]
+        + [str(path) for format in ("cogaze", "egma") for path in exported(format)[0].rglob("*")]
+    )
+    records = [sample.record for sample in samples.values()]
+    for name in ("dicom_id", "study_id", "subject_id", "reading_id"):
+        assert not [record["key"] for record in records if record[name] and record[name] in text]
+
+
+def test_pseudonyms_keep_who_is_who(exported, samples):
+    items = items_of(exported("cogaze")[0])
+    for one in ("dicom_id", "study_id", "subject_id"):
+        name = {"dicom_id": "id"}.get(one, one)
+        pairs = {(samples[key].record[one], item[name]) for key, item in items.items()}
+        assert len(pairs) == len({source for source, _ in pairs}) == len({found for _, found in pairs})
+
+
+def test_source_ids_give_mimics_paths(exported, samples):
+    out, _ = exported("cogaze", source_ids=True)
+    for key, item in items_of(out).items():
+        record = samples[key].record
+        subject, study, dicom = record["subject_id"], record["study_id"], record["dicom_id"]
+        assert (item["id"], item["subject_id"], item["study_id"]) == (dicom, subject, study)
+        assert item["anchor_scan"]["image_path"] == [f"p{subject[:2]}/p{subject}/s{study}/{dicom}.jpg"]
+    egma, _ = exported("egma", source_ids=True)
+    for table in map(pd.read_csv, egma.glob("*.csv")):
+        for row in table.itertuples():
+            record = samples[row.key].record
+            reading = "" if record["reading_id"] == record["dicom_id"] else f"_{record['reading_id']}"
+            assert row.imgpath == f"images/{record['dicom_id']}{reading}/src.jpg"
+
+
+def test_query_split_and_keys_choose_together(shards, samples, tmp_path):
+    keys = [key for key, sample in samples.items() if sample.record["has_gaze"]]
+    (tmp_path / "keys.txt").write_text("\n".join(keys) + "\n")
+    config = ExportConfig(shards, tmp_path / "out", "cogaze", "dataset == 'reflacx'", "train", tmp_path / "keys.txt")
+    export(config)
+    chosen = {
+        key for key in keys if (samples[key].record["dataset"], samples[key].record["split"]) == ("reflacx", "train")
+    }
+    assert set(items_of(tmp_path / "out")) == chosen
+    assert 0 < len(chosen) < len(keys)
+
+
+def test_the_same_export_twice_has_the_same_bytes(exported, shards, tmp_path):
+    first = exported("cogaze")[0]
+    export(ExportConfig(shards, tmp_path / "again", "cogaze"))
+    files = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("*.*"))
+    assert all((first / file).read_bytes() == (tmp_path / "again" / file).read_bytes() for file in files)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"query": "subject = 'p123456'"}, "the query cannot be used"),
+        ({"query": "no_such_column > 1"}, "with columns among shard, key"),
+        ({"query": "fixations > 100000"}, "no sample is chosen"),
+        ({"split": "val"}, "must be one of train, validate, test"),
+        ({"format": "csv"}, "must be one of cogaze, egma"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_and_leaves_nothing(shards, tmp_path, changes, said):
+    options = {"format": "cogaze"} | changes
+    with pytest.raises(ValueError, match=said) as refused:
+        export(ExportConfig(shards, tmp_path / "out", **options))
+    assert "p123456" not in str(refused.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_holds_something_is_refused_and_kept(shards, tmp_path, capsys):
+    (tmp_path / "note.txt").write_text("mine")
+    assert main(["export", str(shards), "--format", "egma", "--out", str(tmp_path)]) == 1
+    assert "not empty" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_an_export_that_fails_leaves_no_folder(shards, tmp_path, monkeypatch):
+    def full(self):
+        assert any(path.name.endswith(".partial") for path in tmp_path.iterdir())  # it was being written
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(CogazeFolder, "finish", full)
+    with pytest.raises(OSError, match="No space"):
+        export(ExportConfig(shards, tmp_path / "out", "cogaze"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_prints_counts_and_no_report_text_or_source_id(shards, samples, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert main(["export", str(shards), "--format=egma", f"--out={tmp_path / 'empty'}", "--source-ids"]) == 0
+    said = "".join(capsys.readouterr())
+    assert f"{len(samples)} samples, egma\n" in said
+    assert "x samples left out: no gaze\n" in said
+    for sample in samples.values():
+        ids = [sample.record[f"{one}_id"] for one in ("dicom", "study", "subject", "reading")]
+        assert not [text for text in [*ids, *sample.record["sentences"].split("\n")] if text and text in said]
+    manifest = json.loads((tmp_path / "empty" / "export.json").read_text())
+    assert (manifest["format"], manifest["synthetic"], manifest["source_ids"]) == ("egma", True, True)
