@@ -57,6 +57,7 @@ def _parser() -> ArgumentParser:
     commands.add_subcommand("export", _export_parser(), help="write samples for other tools and the published code")
     commands.add_subcommand("export", _export_parser(), help="write samples for other tools and the published code")
     commands.add_subcommand("info", _info_parser(), help="what a build holds; a key's source ids")
+    commands.add_subcommand("agreement", _agreement_parser(), help="how far readers of one image agree")
     commands.add_subcommand("preview", _preview_parser(), help="draw a sample, or a sheet of samples, as PNG")
     commands.add_subcommand("report", _report_parser(), help="write one page: counts, distributions, cases")
     return parser
@@ -136,6 +137,12 @@ def _info_parser() -> ArgumentParser:
     parser = _new_parser(description="Print what a finished build holds.")
     parser.add_argument("shards", type=str, help="the folder or URL that a build wrote")
     parser.add_argument("--key", type=str, default="", help="print the source ids behind a sample's key")
+    return parser
+
+
+def _agreement_parser() -> ArgumentParser:
+    parser = _new_parser(description="Score each reading of an image by its other readings, and by other images.")
+    parser.add_argument("shards", type=str, help="the folder or URL that a build wrote")
     return parser
 
 
@@ -259,6 +266,14 @@ def _run_info(options: Namespace) -> None:
     show("keys: " + ", ".join(folder.keys()[:3]) + (", ..." if len(folder) > 3 else ""))
 
 
+def _run_agreement(options: Namespace) -> None:
+    from gazeprep.agreement import lines, reader_agreement
+
+    show = _printer()
+    for line in lines(reader_agreement(options.shards)):
+        show(line)
+
+
 def _run_preview(options: Namespace) -> None:
     try:
         from gazeprep import plots
@@ -296,6 +311,7 @@ def _printer() -> Callable[[str], None]:
 
 
 COMMANDS: dict[str, Callable[[Namespace], None]] = {
+    "agreement": _run_agreement,
     "build": _run_build,
     "finalize": _run_finalize,
     "export": _run_export,

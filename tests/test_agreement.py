@@ -1,0 +1,119 @@
+"""Readers of one image against one another: readings whose answer one sees, and the synthetic corpus."""
+
+from dataclasses import astuple
+
+import numpy as np
+import pytest
+from recorded import SMALL
+
+from gazeprep.agreement import PREDICTORS, SCORE_TITLES, centre_gaussian, lines, reader_agreement
+from gazeprep.build import BuildConfig, build
+from gazeprep.cases import Sources
+from gazeprep.cli import main
+from gazeprep.shards import ShardFolder
+
+LEFT, RIGHT = [(6, 10), (7, 11), (6, 12)], [(22, 28), (23, 30), (22, 31)]  # on images of 30 × 40 px
+OFF = [(-50, -50), (-51, -50)]
+
+
+@pytest.fixture
+def built(tables, tmp_path, inline):
+    """Return built({image: {reader: points}}): shards of these readings."""
+
+    def make(images):
+        for image, readings in images.items():
+            tables.image(image)
+            for reader, points in readings.items():
+                tables.reading(f"{reader}-{image}", image, points)
+        build(BuildConfig(tmp_path / "out", Sources(table=tables.source()), SMALL))
+        return tmp_path / "out"
+
+    return make
+
+
+def better_everywhere(first, second):
+    pairs = ((getattr(first, name), getattr(second, name)) for name in SCORE_TITLES if name != "kl")
+    return first.kl < second.kl and all(one > other for one, other in pairs)
+
+
+def test_readers_of_one_place_agree_and_all_else_points_elsewhere(built):
+    found = reader_agreement(built({"a": {"r": LEFT, "s": LEFT, "t": LEFT}, "b": {"r": RIGHT, "s": RIGHT}}))
+    assert (found.images, found.readings, found.left_out) == (2, 5, {})
+    table = {one.predictor: one for one in found.table()}
+    assert tuple(table) == PREDICTORS
+    best = table["other readers"].mean
+    assert best.cc == pytest.approx(1)
+    assert best.sim == pytest.approx(1)
+    assert best.kl == pytest.approx(0, abs=0.02)  # of the uniform share
+    assert best.auc_shuffled == 1
+    assert best.information_gain > 5
+    for other in ("another image", "all other images", "centre Gaussian"):
+        worse = table[other].mean
+        assert better_everywhere(best, worse)
+        assert worse.kl > 1 > worse.cc + 0.9
+    assert table["all other images"].mean.information_gain == 0
+    assert table["another image"].mean.auc_shuffled == 0
+
+
+def test_means_are_of_images_not_of_readings(built):
+    found = reader_agreement(built({"a": {"r": LEFT, "s": LEFT, "t": RIGHT}, "b": {"r": LEFT, "s": RIGHT}}))
+    rows = [row for row in found.rows if row.predictor == "other readers"]
+    by_image = [np.mean([row.scores.nss for row in rows if row.image == image]) for image in (0, 1)]
+    others = found.table()[0]
+    assert others.mean.nss == pytest.approx(np.mean(by_image))
+    assert others.standard_error.nss == pytest.approx(np.std(by_image, ddof=1) / np.sqrt(2))
+    assert sorted(row.readers for row in rows) == [2, 2, 3, 3, 3]
+
+
+def test_images_read_once_serve_as_other_images_alone(built):
+    found = reader_agreement(built({"a": {"r": LEFT, "s": LEFT}, "b": {"r": RIGHT}}))
+    assert (found.images, found.readings) == (1, 2)
+    assert [one.predictor for one in found.table()] == ["other readers", "all other images", "centre Gaussian"]
+    assert all(one.standard_error is None for one in found.table())
+
+
+def test_what_cannot_be_scored_is_counted(built):
+    found = reader_agreement(built({"a": {"r": LEFT, "s": LEFT}}))
+    assert (found.rows, found.left_out) == ((), {"no other image to compare with": 2})
+    assert found.table() == ()
+
+
+def test_a_reading_beside_the_image_predicts_nothing_and_is_counted(built):
+    near = [(-1, 20), (-1, 21)]  # its Gaussians reach the image, its fixations do not
+    found = reader_agreement(built({"a": {"r": LEFT, "s": LEFT + OFF, "t": near}, "b": {"r": RIGHT}}))
+    assert found.left_out == {"no fixation on the image": 1}
+    assert sorted((row.fixations, row.off_image) for row in found.rows) == [(3, 0)] * 3 + [(3, 2)] * 3
+
+
+def test_where_every_image_was_read_once_there_is_nothing_to_say(built, capsys):
+    out = built({"a": {"r": LEFT}, "b": {"r": RIGHT}})
+    assert reader_agreement(out).rows == ()
+    assert main(["agreement", str(out)]) == 0
+    assert capsys.readouterr().out == "no image has several readings with gaze\n"
+
+
+def test_the_centre_gaussian_is_what_it_says():
+    made = centre_gaussian((3, 4))
+    by_hand = [
+        [np.exp(-8 * ((col + 0.5) / 4 - 0.5) ** 2 - 8 * ((row + 0.5) / 3 - 0.5) ** 2) for col in range(4)]
+        for row in range(3)
+    ]
+    assert made == pytest.approx(np.array(by_hand) / np.sum(by_hand))
+
+
+def test_synthetic_readers_agree_better_than_any_baseline_predicts(shards, capsys):
+    """Of the corpus's two images with five readings, one of each is discarded."""
+    found = reader_agreement(ShardFolder(shards))
+    assert (found.images, found.readings) == (2, 8)
+    assert {row.dataset for row in found.rows} == {"reflacx"}
+    others, *baselines = (one.mean for one in found.table())
+    for baseline in baselines:
+        assert better_everywhere(others, baseline)
+        assert others.auc_shuffled > baseline.auc_shuffled + 0.05
+    assert np.isfinite([astuple(row.scores) for row in found.rows]).all()
+
+    assert main(["agreement", str(shards)]) == 0
+    said = capsys.readouterr().out
+    assert said.splitlines() == lines(found)
+    sources = ShardFolder(shards).index[["dicom", "reading"]].to_numpy().ravel()
+    assert not [source for source in sources if source and source in said]
