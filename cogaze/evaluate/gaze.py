@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cogaze.data.collate import Batch
-from cogaze.evaluate.metrics import BoolArray, FloatArray, nss
+from cogaze.evaluate.metrics import BoolArray, FloatArray
 from cogaze.models.cogaze import CoGazeOutput
+from gazeprep.metrics import hits_of_map, nss
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,11 +45,12 @@ def sentence_attention(output: CoGazeOutput, batch: Batch) -> Tensor:
 
 
 def spoken(attention: Tensor, batch: Batch) -> Spoken:
-    """Keep the sentences that have gaze; an image's last row is its whole transcript and is left out."""
+    """Keep the sentences with gaze on shown patches; an image's last row is its whole transcript and is left out."""
     image = batch.sentence_image
     whole = torch.ones_like(image, dtype=torch.bool)
     whole[:-1] = image[:-1] != image[1:]
-    keep = (batch.sentence_weight > 0) & ~whole & (batch.heatmap.sum(dim=1) > 0)
+    seen = (batch.heatmap * batch.patch_mask[image]).sum(dim=1) > 0
+    keep = (batch.sentence_weight > 0) & ~whole & seen
     return Spoken(
         attention=attention[keep].double().cpu().numpy(),
         gaze=batch.heatmap[keep].double().cpu().numpy(),
@@ -67,12 +69,21 @@ def agreement(held_out: Spoken, trained_on: Spoken) -> dict[str, float]:
     following = _next_of_same(held_out.image)
     other = following >= 0
     return {
-        "sentence NSS": float(np.nanmean(nss(held_out.attention, held_out.gaze, held_out.shown))),
-        "sentence NSS of the mean gaze map": float(np.nanmean(nss(average, held_out.gaze, held_out.shown))),
-        "sentence NSS of another sentence": float(
-            np.nanmean(nss(held_out.attention[following[other]], held_out.gaze[other], held_out.shown[other]))
+        "sentence NSS": mean_nss(held_out.attention, held_out.gaze, held_out.shown),
+        "sentence NSS of the mean gaze map": mean_nss(average, held_out.gaze, held_out.shown),
+        "sentence NSS of another sentence": mean_nss(
+            held_out.attention[following[other]], held_out.gaze[other], held_out.shown[other]
         ),
     }
+
+
+def mean_nss(saliency: FloatArray, gaze: FloatArray, shown: BoolArray) -> float:
+    """Mean over sentences of the NSS of their saliency under their gaze, among the shown patches alone.
+
+    All (S, P); each sentence has gaze on a shown patch.
+    """
+    rows = zip(saliency, gaze, shown, strict=True)
+    return float(np.mean([nss(one[None, cells], hits_of_map(seen[None, cells])) for one, seen, cells in rows]))
 
 
 def _next_of_same(image: FloatArray) -> FloatArray:

@@ -55,18 +55,3 @@ def chance_recall(hits: BoolArray, k: int) -> float:
 def chance_rank(hits: BoolArray) -> float:
     """Median over queries of the first hit's expected rank in a random order, (n + 1) / (hits + 1)."""
     return float(np.median((hits.shape[1] + 1) / (hits.sum(axis=1) + 1)))
-
-
-def nss(saliency: npt.NDArray[np.floating], gaze: npt.NDArray[np.floating], shown: BoolArray) -> FloatArray:
-    """Normalised scanpath saliency (rows,): the mean under the gaze of saliency in standard deviations.
-
-    All (rows, cells). gaze: how much of the looking fell into each cell, of any scale. Only shown cells count, also
-    for mean and deviation. 0 is a map that knows nothing; NaN where there is no gaze or the map is flat.
-    """
-    cells = shown.sum(axis=1, keepdims=True)
-    centred = np.where(shown, saliency - (saliency * shown).sum(axis=1, keepdims=True) / cells, 0.0)
-    deviation = np.sqrt((centred**2).sum(axis=1) / cells[:, 0])
-    mass = (gaze * shown).sum(axis=1)
-    known = (deviation > 0) & (mass > 0)
-    scale = np.where(known, deviation * mass, 1.0)
-    return np.where(known, (centred * gaze * shown).sum(axis=1) / scale, np.nan)

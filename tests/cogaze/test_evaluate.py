@@ -11,8 +11,8 @@ from scipy.stats import hypergeom
 
 from cogaze.config import RunConfig
 from cogaze.evaluate.control import deal_out
-from cogaze.evaluate.gaze import Spoken, agreement
-from cogaze.evaluate.metrics import chance_rank, chance_recall, first_hit_ranks, nss
+from cogaze.evaluate.gaze import Spoken, agreement, mean_nss
+from cogaze.evaluate.metrics import chance_rank, chance_recall, first_hit_ranks
 from cogaze.evaluate.quick import evaluate_folder
 from cogaze.evaluate.retrieval import retrieval
 from cogaze.fit import fit
@@ -46,13 +46,15 @@ def test_chance_rank_is_the_mean_over_random_orders():
     assert chance_rank(hits) == pytest.approx(np.mean(ranks), abs=0.1)
 
 
-def test_saliency_under_the_gaze_in_standard_deviations():
-    saliency = np.array([[0.0, 1.0, 2.0, 3.0, 100.0]] * 3 + [[1.0] * 5])
-    gaze = np.array([[0, 0, 0, 2, 9], [1, 1, 1, 1, 0], [0, 0, 0, 0, 1], [1, 0, 0, 0, 0]], dtype=float)
-    shown = np.array([[True] * 4 + [False]] * 4)
-    found = nss(saliency, gaze, shown)
-    assert found[:2] == pytest.approx([1.5 / np.std([0, 1, 2, 3]), 0])
-    assert np.isnan(found[2:]).all()  # no gaze where picture is shown; a flat map
+def test_saliency_under_the_gaze_counts_shown_patches_alone():
+    saliency = np.array([[0.0, 1.0, 2.0, 3.0, 100.0]] * 2 + [[1.0] * 5])
+    gaze = np.array([[0, 0, 0, 2, 9], [1, 1, 1, 1, 0], [1, 0, 0, 0, 0]], dtype=float)
+    shown = np.array([[True] * 4 + [False]] * 3)
+    one, spread, flat = (mean_nss(*(column[[row]] for column in (saliency, gaze, shown))) for row in range(3))
+    assert one == pytest.approx(1.5 / np.std([0, 1, 2, 3]))
+    assert spread == pytest.approx(0)
+    assert flat == 0  # knows nothing
+    assert mean_nss(saliency, gaze, shown) == pytest.approx((one + spread + flat) / 3)
 
 
 def test_a_study_is_one_report_however_many_images_it_has():
