@@ -15,6 +15,7 @@ from gazeprep.build import BuildConfig, BuildReport, build
 from gazeprep.exports import FORMATS, ExportConfig, export
 from gazeprep.exports import FORMATS, ExportConfig, export
 from gazeprep.jobs import BuildError, JobReport
+from gazeprep.lint import lint
 from gazeprep.shards import ShardFolder
 from gazeprep.tasks import Task, build_task, finalize
 
@@ -58,6 +59,7 @@ def _parser() -> ArgumentParser:
     commands.add_subcommand("export", _export_parser(), help="write samples for other tools and the published code")
     commands.add_subcommand("info", _info_parser(), help="what a build holds; a key's source ids")
     commands.add_subcommand("agreement", _agreement_parser(), help="how far readers of one image agree")
+    commands.add_subcommand("lint", _lint_parser(), help="read every byte of a build and say what is wrong")
     commands.add_subcommand("preview", _preview_parser(), help="draw a sample, or a sheet of samples, as PNG")
     commands.add_subcommand("report", _report_parser(), help="write one page: counts, distributions, cases")
     return parser
@@ -143,6 +145,16 @@ def _info_parser() -> ArgumentParser:
 def _agreement_parser() -> ArgumentParser:
     parser = _new_parser(description="Score each reading of an image by its other readings, and by other images.")
     parser.add_argument("shards", type=str, help="the folder or URL that a build wrote")
+    return parser
+
+
+def _lint_parser() -> ArgumentParser:
+    parser = _new_parser(
+        description="Read every byte of a folder of shards: checksums, members, schema, maps against a fresh render, "
+        "index, splits, counts. Prints what is wrong by shard and key; exit code 0 where nothing is, else 1."
+    )
+    parser.add_argument("shards", type=Path, help="the folder that a build wrote")
+    parser.add_argument("--workers", type=int, default=0, help="processes, 0 for one per core")
     return parser
 
 
@@ -274,6 +286,16 @@ def _run_agreement(options: Namespace) -> None:
         show(line)
 
 
+def _run_lint(options: Namespace) -> None:
+    report, show = lint(options.shards, workers=options.workers), _printer()
+    for problem in report.problems:
+        show(str(problem))
+    if report.problems:
+        count = f"{len(report.problems)} problems in {report.read}"
+        raise ValueError(f"{count}; docs/data.md says what each means and its cure")
+    show(f"nothing wrong: {report.read}")
+
+
 def _run_preview(options: Namespace) -> None:
     try:
         from gazeprep import plots
@@ -317,6 +339,7 @@ COMMANDS: dict[str, Callable[[Namespace], None]] = {
     "export": _run_export,
     "export": _run_export,
     "info": _run_info,
+    "lint": _run_lint,
     "preview": _run_preview,
     "report": _run_report,
     "synth": _run_synth,

@@ -20,6 +20,7 @@ import yaml
 
 from gazeprep.build import BuildConfig
 from gazeprep.fixations import Filters
+from gazeprep.lint import lint
 from gazeprep.shards import INDEX_SCHEMA, REJECTED_SCHEMA, ShardFolder, sha256_of
 from gazeprep.transcripts import Alignment
 
@@ -127,6 +128,25 @@ def test_the_listing_of_the_tar_is_what_tar_prints(example):
     command, promised = listing.removeprefix("$ ").split("\n", 1)
     done = subprocess.run(command.split(), cwd=example, capture_output=True, text=True, check=True)
     assert done.stdout == promised
+
+
+def test_lint_says_of_the_example_what_the_page_says(example):
+    promised = next(body for body in blocks(DATA, "console") if "gazeprep lint" in body).split("\n", 1)[1]
+    assert f"nothing wrong: {lint(example / 'out/eyes', workers=1).read}\n" == promised
+
+
+def test_every_kind_of_problem_is_described():
+    kinds = set()
+    for name in ("checks", "lint"):
+        for node in ast.walk(ast.parse(text_of(ROOT / f"gazeprep/{name}.py"))):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id in ("Problem", "attempt")
+            ):
+                kinds |= strings(node.args[0])
+    assert "split_leak" in kinds, "the scan has gone blind"
+    assert_described("Checking shards", kinds)
 
 
 # --- what the code defines

@@ -47,7 +47,11 @@ class StoredGaze:
         )
 
     def maps(
-        self, grid: Grid, window: Rectangle | None = None, sentences: Sequence[Sentence] | None = None
+        self,
+        grid: Grid,
+        window: Rectangle | None = None,
+        sentences: Sequence[Sentence] | None = None,
+        dtype: npt.DTypeLike = "float32",
     ) -> FloatMap:
         """Render maps (1 + S, rows, cols) of the whole reading and of each sentence, the stored ones by default.
 
@@ -65,6 +69,7 @@ class StoredGaze:
             window,
             sigma_deg=self.sigma_deg,
             sigma_px=self.sigma_px,
+            dtype=dtype,
         )
 
 

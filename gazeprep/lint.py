@@ -1,0 +1,393 @@
+"""Reads every byte of a folder of shards and says what is wrong with it, by shard and key."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import cv2
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gazeprep.checks import Problem, check_sample
+from gazeprep.schema import SCHEMA_VERSION, SPLITS
+from gazeprep.shards import BLOCK, INDEX_SCHEMA, KEY, MEMBERS, REJECTED_SCHEMA, SUFFIX, sample_key
+
+MANIFEST, INDEX, REJECTED = "dataset.json", "index.parquet", "rejected.parquet"
+MANIFEST_FIELDS = {"schema_version", "synthetic", "sources", "config", "versions", "counts", "shards"}
+SHARD_FIELDS = {"name": str, "split": str, "samples": int, "size": int, "sha256": str}
+SHARD_NAME = re.compile(rf"(?P<split>{'|'.join(SPLITS)})/(?P=split)-\d{{5,}}\.tar")
+BESIDE = re.compile(r"\.build|features-[0-9a-f]+")  # folders of a build and of stored tokens
+ROLES = {"png": "image", "jpg": "image"} | {suffix: role for role, suffix in SUFFIX.items()}
+CHUNK = 2**20  # bytes
+
+Row = dict[str, Any]
+Watcher = Callable[[str, int], None]  # called with each finished shard and the number of shards
+
+
+@dataclass(frozen=True)
+class LintReport:
+    """What is wrong with a folder, and how much of it was read."""
+
+    problems: tuple[Problem, ...]
+    shards: int = 0
+    samples: int = 0
+    bytes: int = 0
+
+    @property
+    def read(self) -> str:
+        """How much was read, in words."""
+        return f"{self.samples} samples in {self.shards} shards, {self.bytes} bytes"
+
+
+def lint(root: Path, *, workers: int = 0, watch: Watcher | None = None) -> LintReport:
+    """Check a folder of shards; workers: processes, 0 for one per core. Finds problems instead of raising them."""
+    found: list[Problem] = []
+    manifest = _read_manifest(root, found)
+    if manifest is None:
+        return LintReport(tuple(found))
+    index = _read_parquet(root, INDEX, INDEX_SCHEMA, found)
+    rejected = _read_parquet(root, REJECTED, REJECTED_SCHEMA, found)
+    found += _unlisted_files(root, manifest)
+    if index is not None:
+        found += _index_problems(index, manifest)
+    if rejected is not None:
+        found += _rejected_problems(rejected, index)
+    rows = {} if index is None else {str(name): part for name, part in index.groupby("shard", sort=False)}
+    tasks = [
+        _Shard(root, listed, None if index is None else _records(rows.get(listed["name"], index[:0])))
+        for listed in manifest["shards"]
+    ]
+    checked = list(_run(tasks, workers, watch))
+    found += [problem for one in checked for problem in one.problems]
+    if index is not None and rejected is not None:
+        found += _count_problems(manifest["counts"], index, rejected, checked)
+    return LintReport(tuple(found), len(tasks), sum(one.samples for one in checked), sum(one.bytes for one in checked))
+
+
+def _records(rows: pd.DataFrame) -> list[Row]:
+    return [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]
+
+
+# --- the folder's own files
+
+
+def _read_manifest(root: Path, found: list[Problem]) -> dict[str, Any] | None:
+    """Read dataset.json; None where nothing behind it can be judged."""
+    try:
+        manifest = json.loads((root / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        found.append(Problem("missing_file", "is not there, so this is no finished build", MANIFEST))
+        return None
+    except (OSError, ValueError) as error:
+        found.append(Problem("manifest", f"cannot be read ({type(error).__name__})", MANIFEST))
+        return None
+    version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+    if version != SCHEMA_VERSION:
+        what = f"is {version!r:.20}, this gazeprep reads {SCHEMA_VERSION}; lint with the gazeprep that built it"
+        found.append(Problem("schema_version", what, MANIFEST))
+        return None
+    odd = MANIFEST_FIELDS ^ manifest.keys()
+    counts, shards = manifest.get("counts"), manifest.get("shards")
+    typed = not odd and isinstance(counts, dict) and isinstance(shards, list)
+    if not typed or not all(_is_listed_shard(one) for one in shards):
+        found.append(Problem("manifest", "lacks fields, or lists what is no shard", MANIFEST))
+        return None
+    return manifest
+
+
+def _is_listed_shard(listed: Any) -> bool:
+    if not isinstance(listed, dict) or listed.keys() != SHARD_FIELDS.keys():
+        return False
+    typed = all(type(listed[name]) is kind for name, kind in SHARD_FIELDS.items())
+    named = SHARD_NAME.fullmatch(listed["name"]) if typed else None
+    return named is not None and named["split"] == listed["split"]
+
+
+def _read_parquet(root: Path, name: str, schema: pa.Schema, found: list[Problem]) -> pd.DataFrame | None:
+    if not (root / name).exists():
+        found.append(Problem("missing_file", "is not there", name))
+        return None
+    try:
+        table = pq.read_table(root / name)
+    except (OSError, pa.ArrowException) as error:
+        found.append(Problem("index", f"cannot be read ({type(error).__name__})", name))
+        return None
+    if not table.schema.equals(schema):
+        found.append(Problem("index", "has other columns or types than this schema version", name))
+        return None
+    if any(column.null_count for column in table.columns):
+        found.append(Problem("index", "has empty cells", name))
+        return None
+    return table.to_pandas()
+
+
+def _unlisted_files(root: Path, manifest: dict[str, Any]) -> Iterator[Problem]:
+    listed = {shard["name"] for shard in manifest["shards"]}
+    known = {MANIFEST, INDEX, REJECTED} | listed
+    for name in sorted(listed):
+        if not (root / name).exists():
+            yield Problem("missing_file", "is not there", name)
+    extra = 0
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        if path.is_dir() or name in known or BESIDE.fullmatch(name.split("/")[0]):
+            continue
+        if SHARD_NAME.fullmatch(name):
+            yield Problem("extra_file", f"is a shard that {MANIFEST} does not list", name)
+        else:
+            extra += 1  # its name may be anything, such as an id
+    if extra:
+        yield Problem("extra_file", f"{extra} files that no build wrote; move them elsewhere")
+
+
+# --- the index
+
+
+def _index_problems(index: pd.DataFrame, manifest: dict[str, Any]) -> Iterator[Problem]:
+    for key in index.loc[index["key"].duplicated(), "key"]:
+        yield Problem("duplicate", "this key stands twice", INDEX, _safe(key))
+    ids = zip(index["dataset"].tolist(), index["reading"].tolist(), index["dicom"].tolist(), strict=True)
+    wanted = [sample_key(dataset, reading or dicom) for dataset, reading, dicom in ids]
+    for key in index.loc[index["key"] != wanted, "key"]:
+        yield Problem("index", "is not the key of its dataset and reading or image", INDEX, _safe(key))
+    listed = {shard["name"]: shard for shard in manifest["shards"]}
+    elsewhere = index[~index["shard"].isin(listed)]
+    if len(elsewhere):
+        yield Problem("index", f"places {len(elsewhere)} samples in shards that {MANIFEST} does not list", INDEX)
+    for name, rows in index[index["shard"].isin(listed)].groupby("shard", sort=False):
+        if (rows["split"] != listed[name]["split"]).any():
+            yield Problem("index", "says another split than the shard's for some of its samples", str(name))
+        if not rows["offset"].is_monotonic_increasing:
+            yield Problem("index", "does not list its samples in the order of the tar", str(name))
+    yield from _leaks(index)
+
+
+def _leaks(index: pd.DataFrame) -> Iterator[Problem]:
+    """Yield one problem for each subject in several splits, told by a key in each."""
+    own_people = index["dataset"].where(index["dataset"].str.startswith("table-"), "")
+    for _, rows in index.groupby([own_people, "subject"], sort=False):
+        firsts = rows.drop_duplicates("split")
+        if len(firsts) > 1:
+            pairs = zip(firsts["key"].tolist(), firsts["split"].tolist(), strict=True)
+            places = ", ".join(f"{_safe(key)} in {split}" for key, split in pairs)
+            yield Problem("split_leak", f"one subject stands in {len(firsts)} splits: {places}", INDEX)
+
+
+def _rejected_problems(rejected: pd.DataFrame, index: pd.DataFrame | None) -> Iterator[Problem]:
+    known = set() if index is None else set(index["key"])
+    for key in rejected.loc[rejected["key"].duplicated(), "key"]:
+        yield Problem("duplicate", "this key stands twice", REJECTED, _safe(key))
+    for key in rejected.loc[rejected["key"].isin(known), "key"]:
+        yield Problem("duplicate", "is rejected and a sample", REJECTED, _safe(key))
+    if (rejected["reason"] == "").any():
+        yield Problem("index", "has rows without a reason", REJECTED)
+
+
+def _count_problems(
+    counts: Mapping[str, Any], index: pd.DataFrame, rejected: pd.DataFrame, checked: list["_Checked"]
+) -> Iterator[Problem]:
+    actual: dict[str, Any] = {
+        "inputs": len(index) + len(rejected),
+        "samples": len(index),
+        "rejected": len(rejected),
+        "rejected_by_reason": _tally(rejected["reason"]),
+        **{f"samples_by_{name}": _tally(index[name]) for name in ("split", "split_origin", "dataset")},
+        "samples_with_gaze": int(index["has_gaze"].sum()),
+        "samples_synthetic": int(index["synthetic"].sum()),
+        "sentences": int(index["sentences"].sum()),
+        "subjects": int(index["subject"].nunique()),
+    }
+    if all(one.empty is not None for one in checked):
+        actual["empty"] = dict(sum((one.empty for one in checked if one.empty), Counter()))
+    for name, value in actual.items():
+        if counts.get(name) != value:
+            yield Problem("counts", f"{name} is {counts.get(name)}, the tables and shards hold {value}", MANIFEST)
+
+
+def _tally(values: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(values))
+
+
+def _safe(key: str) -> str:
+    return key if KEY.fullmatch(key) else "(no key)"
+
+
+# --- shards
+
+
+@dataclass(frozen=True, eq=False)
+class _Shard:
+    """A shard as the manifest lists it, and its rows of the index, None without a readable one."""
+
+    root: Path
+    listed: dict[str, Any]
+    rows: list[Row] | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Checked:
+    """What is wrong with a shard; empty sections counted, None where a sample could not be read."""
+
+    problems: tuple[Problem, ...] = ()
+    samples: int = 0
+    bytes: int = 0
+    empty: Counter[str] | None = None
+
+
+def _run(tasks: list[_Shard], workers: int, watch: Watcher | None) -> Iterator[_Checked]:
+    workers = min(workers or os.cpu_count() or 1, len(tasks))
+    if workers <= 1:
+        for task in tasks:
+            yield _watched(_check_shard(task), task, len(tasks), watch)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would copy this process's threads and locks
+    with ProcessPoolExecutor(workers, context, cv2.setNumThreads, (1,)) as pool:
+        for task, checked in zip(tasks, pool.map(_check_shard, tasks), strict=True):
+            yield _watched(checked, task, len(tasks), watch)
+
+
+def _watched(checked: _Checked, task: _Shard, shards: int, watch: Watcher | None) -> _Checked:
+    if watch is not None:
+        watch(task.listed["name"], shards)
+    return checked
+
+
+def _check_shard(task: _Shard) -> _Checked:
+    name = task.listed["name"]
+    try:
+        with (task.root / name).open("rb") as file:
+            checked = _check_tar(file, task)
+    except FileNotFoundError:
+        return _Checked()  # told as missing_file
+    except OSError as error:
+        return _Checked((Problem("tar", f"cannot be read ({type(error).__name__})", name),))
+    return replace(checked, problems=tuple(replace(problem, shard=name) for problem in checked.problems))
+
+
+def _check_tar(file: BinaryIO, task: _Shard) -> _Checked:
+    problems: list[Problem] = []
+    size, digest = _hashed(file)
+    if size != task.listed["size"]:
+        problems.append(Problem("size", f"has {size} bytes, {MANIFEST} says {task.listed['size']}"))
+    if digest != task.listed["sha256"]:
+        problems.append(Problem("checksum", f"has another sha256 than {MANIFEST} says: its bytes were changed"))
+    walk = _Walk(file, size, problems)
+    rows = None if task.rows is None else {row["key"]: row for row in task.rows}
+    empty: Counter[str] | None = Counter()
+    samples = 0
+    for key, members in groupby(walk.members(), lambda member: member.key):
+        samples += 1
+        sample = list(members)
+        row = None if rows is None else rows.pop(key, None)
+        if row is None and rows is not None:
+            problems.append(
+                Problem("index", f"is not in {INDEX}, or not for this shard, or twice in it", key=_safe(key))
+            )
+        lacking = _check_sample(sample, row, problems)
+        empty = None if empty is None or lacking is None else empty + Counter(lacking)
+    if rows:
+        first = _safe(next(iter(rows)))
+        problems.append(Problem("index", f"names {len(rows)} samples that the tar does not hold, the first is {first}"))
+    if samples != task.listed["samples"]:
+        problems.append(Problem("counts", f"holds {samples} samples, {MANIFEST} says {task.listed['samples']}"))
+    return _Checked(tuple(problems), samples, size, empty)
+
+
+def _hashed(file: BinaryIO) -> tuple[int, str]:
+    """Return a file's size in bytes and its sha256."""
+    digest, size = hashlib.sha256(), 0
+    while chunk := file.read(CHUNK):
+        digest.update(chunk)
+        size += len(chunk)
+    return size, digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class _Member:
+    """One file of a tar: its header's offset and its content's, in bytes."""
+
+    key: str
+    suffix: str
+    offset: int
+    data_offset: int
+    data: bytes
+
+
+@dataclass(eq=False)
+class _Walk:
+    """Reads a tar from its first header to its last byte."""
+
+    file: BinaryIO
+    size: int
+    problems: list[Problem]
+    end: int = field(default=0, init=False)
+
+    def members(self) -> Iterator[_Member]:
+        """Yield what can be read; what cannot is appended to the problems."""
+        self.file.seek(0)
+        try:
+            with tarfile.open(fileobj=self.file, mode="r:") as tar:
+                for info in tar:
+                    yield self._member(info)
+        except tarfile.TarError as error:
+            self.problems.append(Problem("tar", f"cannot be read after byte {self.end} ({type(error).__name__})"))
+            return
+        self._check_end()
+
+    def _member(self, info: tarfile.TarInfo) -> _Member:
+        plain = info.isreg() and (info.mode, info.mtime, info.uid, info.gid) == (0o644, 0, 0, 0)
+        if not plain or info.uname or info.gname:
+            self.problems.append(Problem("tar", f"the header at byte {info.offset} is none that gazeprep writes"))
+        self.file.seek(info.offset_data)
+        data = self.file.read(info.size)
+        if len(data) != info.size:
+            raise tarfile.ReadError
+        self.end = info.offset_data + -(-info.size // BLOCK) * BLOCK
+        key, _, suffix = info.name.partition(".")
+        return _Member(key, suffix, info.offset, info.offset_data, data)
+
+    def _check_end(self) -> None:
+        self.file.seek(self.end)
+        tail = self.file.read()
+        if any(tail):
+            self.problems.append(Problem("tar", f"{len(tail)} bytes after byte {self.end} are no members"))
+        elif len(tail) < 2 * BLOCK or self.size % tarfile.RECORDSIZE:
+            self.problems.append(Problem("tar", "does not end as a tar does: it is cut short"))
+
+
+def _check_sample(sample: list[_Member], row: Row | None, problems: list[Problem]) -> tuple[str, ...] | None:
+    """Append what is wrong with a sample; returns the sections that it lacks, None where that cannot be told."""
+    key = _safe(sample[0].key)
+    by_role = {ROLES[member.suffix]: member for member in sample if member.suffix in ROLES}
+    suffixes = [member.suffix for member in sample]
+    missing = [role for role in MEMBERS if role not in by_role]
+    if missing:
+        problems.append(Problem("members", f"lacks {', '.join(missing)}", key=key))
+        return None
+    if len(sample) != len(MEMBERS) or suffixes != sorted(suffixes):
+        problems.append(Problem("members", "has other members than the four, or not in their order", key=key))
+    if row is not None and not _is_at(sample, by_role, row):
+        problems.append(Problem("index", f"lies elsewhere in the tar than {INDEX} says", key=key))
+    checked = check_sample({role: member.data for role, member in by_role.items()}, row)
+    problems += [replace(problem, key=key) for problem in checked.problems]
+    return checked.empty
+
+
+def _is_at(sample: list[_Member], by_role: dict[str, _Member], row: Row) -> bool:
+    last = sample[-1]
+    length = last.data_offset + -(-len(last.data) // BLOCK) * BLOCK - sample[0].offset
+    places = [(row["offset"], sample[0].offset), (row["length"], length)]
+    for role, member in by_role.items():
+        places += [(row[f"{role}_offset"], member.data_offset), (row[f"{role}_length"], len(member.data))]
+    return all(said == actual for said, actual in places)
