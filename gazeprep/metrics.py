@@ -84,7 +84,7 @@ def hits_of(
             "(on_map tells which)"
         )
     kept = None if weight is None else np.asarray(weight, dtype=np.float64)[inside]
-    return Hits(cells[inside, 0].astype(np.int64), cells[inside, 1].astype(np.int64), kept)
+    return Hits(cells[inside, 0], cells[inside, 1], kept)
 
 
 def on_map(x_px: npt.ArrayLike, y_px: npt.ArrayLike, shape: Shape, window: Rectangle | None = None) -> BoolArray:
@@ -255,8 +255,8 @@ def _area_below(hit: list[float], false_alarm: list[float]) -> float:
     return float(np.trapezoid(hit, false_alarm))
 
 
-def _cells(x_px: npt.ArrayLike, y_px: npt.ArrayLike, shape: Shape, window: Rectangle | None) -> FloatArray:
-    """Return the cell (row, col) of each point as whole numbers (n, 2), also beyond the map."""
+def _cells(x_px: npt.ArrayLike, y_px: npt.ArrayLike, shape: Shape, window: Rectangle | None) -> IntArray:
+    """Return the cell (row, col) of each point (n, 2); -1 and the number of cells stand for beyond the map."""
     x, y = np.asarray(x_px, dtype=np.float64), np.asarray(y_px, dtype=np.float64)
     if not (x.ndim == 1 and x.shape == y.shape):
         raise ValueError(f"x and y have shapes {x.shape} and {y.shape}, expected (n,) both")
@@ -266,12 +266,16 @@ def _cells(x_px: npt.ArrayLike, y_px: npt.ArrayLike, shape: Shape, window: Recta
     left, top, right, bottom = (0.0, 0.0, float(cols), float(rows)) if window is None else window
     if not (np.isfinite([left, top, right, bottom]).all() and left < right and top < bottom):
         raise ValueError(f"window is {window}, expected (left, top, right, bottom) with a positive area")
-    return np.floor(
-        np.stack([(y + 0.5 - top) * (rows / (bottom - top)), (x + 0.5 - left) * (cols / (right - left))], axis=1)
-    )
+    return np.stack([_cell(y + 0.5, top, bottom, rows), _cell(x + 0.5, left, right, cols)], axis=1)
 
 
-def _inside(cells: FloatArray, shape: Shape) -> BoolArray:
+def _cell(edge: FloatArray, low: float, high: float, cells: int) -> IntArray:
+    """Cell (n,) of each position between two edges; -1 before them and `cells` after, however a product rounds."""
+    cell = np.clip(np.floor((edge - low) * (cells / (high - low))), 0, cells - 1)
+    return np.select([edge < low, edge >= high], [-1, cells], cell).astype(np.int64)
+
+
+def _inside(cells: IntArray, shape: Shape) -> BoolArray:
     return np.asarray(((cells >= 0) & (cells < np.array(shape))).all(axis=1))
 
 

@@ -67,6 +67,16 @@ def test_points_off_the_map_are_refused_or_left_out_by_name(point):
     assert on_map(x, y, shape=(2, 3)).tolist() == [False, True]
 
 
+@few
+@given(st.integers(1, 50), st.integers(1, 3000))
+def test_the_last_point_before_an_edge_is_in_the_last_cell(cells, width):
+    edges = np.array([np.nextafter(width, 0), width])
+    x = edges - 0.5
+    expected = x + 0.5 < width
+    assert on_map(x, [0, 0], (1, cells), (0, 0, width, 1)).tolist() == expected.tolist()
+    assert hits_of(x, [0, 0], (1, cells), (0, 0, width, 1), off_map="drop").col.tolist() == [cells - 1] * expected.sum()
+
+
 def test_a_map_is_hits_weighted_by_its_cells():
     found = hits_of_map([[0, 2], [1, 0]])
     assert (found.row.tolist(), found.col.tolist(), found.weight.tolist()) == ([0, 1], [1, 0], [2, 1])
