@@ -12,8 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gazeprep.build import BuildConfig, BuildReport, build
-from gazeprep.exports import FORMATS, ExportConfig, export
-from gazeprep.exports import FORMATS, ExportConfig, export
+from gazeprep.exports import FORMATS, MAP_GRIDS, ExportConfig, export
 from gazeprep.jobs import BuildError, JobReport
 from gazeprep.lint import lint
 from gazeprep.shards import ShardFolder
@@ -55,7 +54,6 @@ def _parser() -> ArgumentParser:
     commands.add_subcommand("synth", _synth_parser(), help="write recordings with a known answer")
     commands.add_subcommand("build", _build_parser(), help="build shards from source folders")
     commands.add_subcommand("finalize", _finalize_parser(), help="make one build of what several tasks wrote")
-    commands.add_subcommand("export", _export_parser(), help="write samples for other tools and the published code")
     commands.add_subcommand("export", _export_parser(), help="write samples for other tools and the published code")
     commands.add_subcommand("info", _info_parser(), help="what a build holds; a key's source ids")
     commands.add_subcommand("agreement", _agreement_parser(), help="how far readers of one image agree")
@@ -102,8 +100,8 @@ def _synth_parser() -> ArgumentParser:
 def _export_parser() -> ArgumentParser:
     parser = _new_parser(
         description="Write samples as other people's tools and the published code read them. What is written holds "
-        "images, and for cogaze and egma report text: the sources' licence binds it as it binds the shards. Names are "
-        "pseudonyms unless --source-ids."
+        "images or gaze, for cogaze and egma report text too: the sources' licence binds it as it binds the shards. "
+        "Names are pseudonyms unless --source-ids."
     )
     parser.add_argument("shards", type=str, help="the folder that a build wrote")
     parser.add_argument("--format", choices=FORMATS, required=True)
@@ -112,25 +110,11 @@ def _export_parser() -> ArgumentParser:
     parser.add_argument("--split", type=str, default="", help="train, validate or test; all without it")
     parser.add_argument("--keys", type=Path, help="a text file, one key a line")
     source_ids = "image, study and subject ids of the sources in place of pseudonyms"
-    parser.add_argument("--source-ids", "--source_ids", type=bool, default=False, nargs="?", const=True, help=source_ids)
-    parser.add_argument("--image-root", "--image_root", type=str, default="", help="before each path in egma's csv")
-    return parser
-
-
-def _export_parser() -> ArgumentParser:
-    parser = _new_parser(
-        description="Write samples as other people's tools and the published code read them. What is written holds "
-        "images, and for cogaze and egma report text: the sources' licence binds it as it binds the shards. Names are "
-        "pseudonyms unless --source-ids."
+    parser.add_argument(
+        "--source-ids", "--source_ids", type=bool, default=False, nargs="?", const=True, help=source_ids
     )
-    parser.add_argument("shards", type=str, help="the folder that a build wrote")
-    parser.add_argument("--format", choices=FORMATS, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="a new or empty folder")
-    parser.add_argument("--query", type=str, default="", help='of the index, as in "has_gaze and sentences > 2"')
-    parser.add_argument("--split", type=str, default="", help="train, validate or test; all without it")
-    parser.add_argument("--keys", type=Path, help="a text file, one key a line")
-    source_ids = "image, study and subject ids of the sources in place of pseudonyms"
-    parser.add_argument("--source-ids", "--source_ids", type=bool, default=False, nargs="?", const=True, help=source_ids)
+    maps = "npz, png16: as stored, or a cell per pixel of the stored picture or the full-resolution image"
+    parser.add_argument("--maps", choices=MAP_GRIDS, default="stored", help=maps)
     parser.add_argument("--image-root", "--image_root", type=str, default="", help="before each path in egma's csv")
     return parser
 
@@ -252,14 +236,6 @@ def _run_export(options: Namespace) -> None:
     show(f"{report.samples} samples, {options.format}")
 
 
-def _run_export(options: Namespace) -> None:
-    config = ExportConfig(**{field.name: options[field.name] for field in fields(ExportConfig)})
-    report, show = export(config), _printer()
-    for what, count in report.counts.items():
-        show(f"noted: {count} x {what}")
-    show(f"{report.samples} samples, {options.format}")
-
-
 def _run_info(options: Namespace) -> None:
     folder, show = ShardFolder(options.shards), _printer()
     if options.key:
@@ -336,7 +312,6 @@ COMMANDS: dict[str, Callable[[Namespace], None]] = {
     "agreement": _run_agreement,
     "build": _run_build,
     "finalize": _run_finalize,
-    "export": _run_export,
     "export": _run_export,
     "info": _run_info,
     "lint": _run_lint,

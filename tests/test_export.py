@@ -3,6 +3,7 @@
 import json
 import re
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -306,6 +307,143 @@ def test_egma_reads_our_maps_back_from_its_jpgs(exported, samples):
     assert compared > 30
 
 
+# --- maps as files
+
+
+def with_gaze(samples):
+    return {key: sample for key, sample in samples.items() if sample.record["has_gaze"]}
+
+
+def test_npz_holds_the_stored_maps(exported, samples):
+    out, report = exported("npz")
+    assert {path.stem for path in (out / "maps").iterdir()} == set(with_gaze(samples))
+    assert report.counts == {"samples left out: no gaze": len(samples) - len(with_gaze(samples))}
+    for key, sample in with_gaze(samples).items():
+        with np.load(out / "maps" / f"{key}.npz", allow_pickle=False) as archive:
+            assert str(archive["key"]) == key
+            assert archive["maps"].dtype == np.float32
+            np.testing.assert_array_equal(archive["maps"], sample.maps)
+
+
+@pytest.mark.parametrize("grid", ["picture", "image"])
+def test_npz_maps_rendered_at_a_pictures_size_are_the_stored_ones_on_their_grid(exported, samples, grid):
+    out, _ = exported("npz", maps=grid, query="has_gaze and dataset == 'egd-cxr'")
+    files = list((out / "maps").iterdir())
+    assert len(files) > 1
+    for path in files:
+        record = samples[path.stem].record
+        with np.load(path) as archive:
+            maps = archive["maps"]
+        kind = {"picture": "stored", "image": "image"}[grid]
+        assert maps.shape[1:] == (record[f"{kind}_height_px"], record[f"{kind}_width_px"])
+        for found, stored in zip(maps, samples[path.stem].maps, strict=True):
+            share = cv2.resize(found, stored.shape[::-1], interpolation=cv2.INTER_AREA)
+            assert not stored.any() or moved(share, stored) < 0.02
+
+
+def test_png16_gives_each_value_back_within_half_a_level(exported, samples):
+    out, _ = exported("png16")
+    scales = pd.read_csv(out / "scales.csv", dtype={"map": str})
+    assert len(scales) == sum(len(sample.maps) for sample in with_gaze(samples).values())
+    for row in scales.itertuples():
+        expected = samples[row.key].maps[0 if row.map == "whole" else 1 + int(row.map)]
+        levels = np.asarray(opened(out / row.file))
+        assert levels.dtype == np.uint16
+        assert (row.rows, row.cols) == levels.shape == expected.shape
+        assert np.abs(levels * row.scale - expected).max() <= expected.max() / 65535
+
+
+# --- FiftyOne
+
+
+def test_fiftyone_documents_have_the_shape_that_its_importer_reads(exported, samples):
+    out, _ = exported("fiftyone")
+    metadata = json.loads((out / "metadata.json").read_text())
+    assert "version" not in metadata  # with one, it would be the dump of a database
+    assert metadata["media_type"] == "image"
+    documents = json.loads((out / "samples.json").read_text())["samples"]
+    assert [document["key"] for document in documents] == list(samples)
+    for document in documents:
+        sample = samples[document["key"]]
+        assert opened(out / document["filepath"]).size == (
+            sample.record["stored_width_px"],
+            sample.record["stored_height_px"],
+        )
+        assert document["tags"] == [sample.record["split"]]
+        labels = {name: value for name, value in document.items() if isinstance(value, dict)}
+        fields = ["gaze", *(f"sentence_{i}" for i in range(len(sample.maps) - 1))]
+        assert list(labels) == (fields if sample.record["has_gaze"] else [])
+        for i, (name, label) in enumerate(labels.items()):
+            assert (label["_cls"], label["range"], label["tags"]) == ("Heatmap", [0, 255], [])
+            assert label["map_path"].startswith(f"fields/{name}/")  # else its relative path stays relative
+            heatmap = np.asarray(opened(out / label["map_path"]))
+            assert heatmap.dtype == np.uint8
+            stored = sample.maps[i]
+            if stored.any():
+                assert heatmap.max() == 255
+                small = cv2.resize(heatmap.astype(np.float32), stored.shape[::-1], interpolation=cv2.INTER_AREA)
+                assert moved(small, stored) < 0.05
+
+
+# --- COCO
+
+
+def test_coco_fixations_and_shapes_lie_where_they_were_drawn(exported, samples):
+    out, _ = exported("coco")
+    coco = json.loads((out / "annotations.json").read_text())
+    names = {one["id"]: one["name"] for one in coco["categories"]}
+    assert len(set(names.values())) == len(names)
+    points, shapes = 0, 0
+    for image in coco["images"]:
+        sample = samples[image["key"]]
+        record = sample.record
+        assert opened(out / image["file_name"]).size == (image["width"], image["height"])
+        scale = image["width"] / record["image_width_px"], image["height"] / record["image_height_px"]
+        own = [one for one in coco["annotations"] if one["image_id"] == image["id"]]
+        fixations = [one for one in own if names[one["category_id"]] == "fixation"]
+        assert len(fixations) == (len(sample.gaze["x_px"]) if record["has_gaze"] else 0)
+        for i, one in enumerate(fixations):
+            x, y, seen = one["keypoints"]
+            assert x == pytest.approx((sample.gaze["x_px"][i] + 0.5) * scale[0] - 0.5)
+            assert y == pytest.approx((sample.gaze["y_px"][i] + 0.5) * scale[1] - 0.5)
+            assert (seen == 2) == sample.gaze["on_image"][i]
+            points += 1
+        drawn = {tuple(one["box"]): one for one in json.loads(record["annotations"])}
+        boxes = [one for one in own if names[one["category_id"]] != "fixation"]
+        assert len(boxes) == sum(len(one["labels"]) or 1 for one in json.loads(record["annotations"]))
+        for one in boxes:
+            left, top, wide, high = one["bbox"]
+            source = (left / scale[0], top / scale[1], (left + wide) / scale[0], (top + high) / scale[1])
+            match = min(drawn, key=lambda box: np.abs(np.subtract(box, source)).max())
+            np.testing.assert_allclose(source, match, atol=1e-6)
+            assert (one["kind"], one["certainty"]) == (drawn[match]["kind"], drawn[match]["certainty"])
+            assert names[one["category_id"]] in [*drawn[match]["labels"], "chest", "unnamed"]
+            assert one["area"] == pytest.approx(wide * high * (np.pi / 4 if one["kind"] == "ellipse" else 1))
+            shapes += 1
+    assert points > 100
+    assert shapes > 10
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
+def test_pycocotools_loads_the_coco_json_and_draws_its_shapes(exported):
+    coco_module = pytest.importorskip("pycocotools.coco", reason="pycocotools is not installed")
+    out, _ = exported("coco")
+    coco = coco_module.COCO(str(out / "annotations.json"))
+    fixation = coco.getCatIds(catNms=["fixation"])
+    assert len(coco.getAnnIds(catIds=fixation)) > 100
+    for one in coco.loadAnns(coco.getAnnIds()):
+        if one["category_id"] not in fixation:
+            image = coco.imgs[one["image_id"]]
+            inside = coco.annToMask(one)
+            assert inside.shape == (image["height"], image["width"])
+            rows, cols = np.nonzero(inside)
+            left, top, wide, high = one["bbox"]
+            if left >= 0 and top >= 0 and left + wide <= image["width"] and top + high <= image["height"]:
+                assert inside.sum() == pytest.approx(one["area"], rel=0.1, abs=2 * (wide + high))
+                assert abs(cols.mean() + 0.5 - left - wide / 2) < 1
+                assert abs(rows.mean() + 0.5 - top - high / 2) < 1
+
+
 # --- the folder, the choice of samples, names
 
 
@@ -370,7 +508,8 @@ def test_the_same_export_twice_has_the_same_bytes(exported, shards, tmp_path):
         ({"query": "no_such_column > 1"}, "with columns among shard, key"),
         ({"query": "fixations > 100000"}, "no sample is chosen"),
         ({"split": "val"}, "must be one of train, validate, test"),
-        ({"format": "csv"}, "must be one of cogaze, egma"),
+        ({"format": "npz", "maps": "full"}, "must be one of stored, picture, image"),
+        ({"format": "csv"}, "must be one of npz, png16, fiftyone, coco, cogaze, egma"),
     ],
 )
 def test_what_cannot_be_exported_is_refused_and_leaves_nothing(shards, tmp_path, changes, said):

@@ -1,5 +1,5 @@
 """Shards -> what other people's tools and the published code read."""
 
-from gazeprep.exports.run import FORMATS, ExportConfig, ExportReport, export
+from gazeprep.exports.run import FORMATS, MAP_GRIDS, ExportConfig, ExportReport, export
 
-__all__ = ["FORMATS", "ExportConfig", "ExportReport", "export"]
+__all__ = ["FORMATS", "MAP_GRIDS", "ExportConfig", "ExportReport", "export"]

@@ -1,7 +1,7 @@
 """A stored sample's gaze rendered again: on any grid, over the stored picture, for anyone's split into sentences."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from gazeprep.images import Affine
 from gazeprep.maps import FloatMap, Grid, render_batch
-from gazeprep.schema import Fixations, Rectangle, Sentence, Size, Word
+from gazeprep.schema import Fixations, FloatArray, Rectangle, Sentence, Size, Word
 from gazeprep.shards import LoadedSample, fixations_from_member
 from gazeprep.transcripts import Alignment, sentence_weights
 
@@ -46,6 +46,21 @@ class StoredGaze:
             sigma_px=float(record["map_sigma_px"]) or None,
         )
 
+    @property
+    def sigma_x_px(self) -> FloatArray:
+        """Width (n,) of each fixation's Gaussian in full-resolution px."""
+        return self._sigma(self.fixations.px_per_deg_x)
+
+    @property
+    def sigma_y_px(self) -> FloatArray:
+        """Height (n,) of each fixation's Gaussian in full-resolution px."""
+        return self._sigma(self.fixations.px_per_deg_y)
+
+    def _sigma(self, px_per_deg: FloatArray | None) -> FloatArray:
+        if self.sigma_px is not None or px_per_deg is None:
+            return np.full(len(self.fixations), self.sigma_px or 0.0)
+        return self.sigma_deg * px_per_deg
+
     def maps(
         self,
         grid: Grid,
@@ -58,9 +73,22 @@ class StoredGaze:
         window: edges in full-resolution image px, None is the whole image. Each map sums to 1 or is all zero.
         """
         spoken = self.sentences if sentences is None else sentences
-        each = sentence_weights(self.fixations, spoken, self.words, self.alignment)
+        return self._rendered(self._seconds(spoken), grid, window, dtype)
+
+    def each_map(self, grid: Grid, window: Rectangle | None = None) -> Iterator[FloatMap]:
+        """Render the same maps one by one, for grids of which not all fit into memory at once."""
+        for seconds in self._seconds(self.sentences):
+            yield self._rendered(seconds[None], grid, window)[0]
+
+    def _seconds(self, sentences: Sequence[Sentence]) -> FloatArray:
+        each = sentence_weights(self.fixations, sentences, self.words, self.alignment)
         seconds = np.vstack([self.fixations.duration_s[None], each])
         seconds[:, list(self.left_out)] = 0.0
+        return seconds
+
+    def _rendered(
+        self, seconds: FloatArray, grid: Grid, window: Rectangle | None, dtype: npt.DTypeLike = "float32"
+    ) -> FloatMap:
         return render_batch(
             self.fixations,
             seconds,
@@ -83,16 +111,20 @@ def _sentences(
     return tuple(found)
 
 
-def stored_window(record: Mapping[str, Any]) -> Rectangle:
-    """Return what the stored picture shows, padding too: edges in full-resolution image px."""
-    stored = Affine(
+def stored_affine(record: Mapping[str, Any]) -> Affine:
+    """Return where full-resolution px lie in the stored picture."""
+    return Affine(
         a_x=record["resize_scale_x"],
         b_x=record["resize_offset_x"],
         a_y=record["resize_scale_y"],
         b_y=record["resize_offset_y"],
     )
+
+
+def stored_window(record: Mapping[str, Any]) -> Rectangle:
+    """Return what the stored picture shows, padding too: edges in full-resolution image px."""
     size = float(record["stored_width_px"]), float(record["stored_height_px"])
-    return stored.inverse().rectangle((0.0, 0.0, *size))
+    return stored_affine(record).inverse().rectangle((0.0, 0.0, *size))
 
 
 def picture_maps(sample: LoadedSample, sentences: Sequence[Sentence] | None = None) -> FloatMap:

@@ -11,13 +11,17 @@ from typing import Literal, Protocol, get_args
 
 import pandas as pd
 
+from gazeprep.exports.coco_folder import CocoFolder
 from gazeprep.exports.cogaze_folder import CogazeFolder
 from gazeprep.exports.egma_folder import EgmaFolder
+from gazeprep.exports.fiftyone_folder import FiftyoneFolder
+from gazeprep.exports.map_files import MapGrid, NpzFolder, Png16Folder
 from gazeprep.schema import SPLITS
 from gazeprep.shards import LoadedSample, ShardFolder, write_json
 
-Format = Literal["cogaze", "egma"]
+Format = Literal["npz", "png16", "fiftyone", "coco", "cogaze", "egma"]
 FORMATS: tuple[str, ...] = get_args(Format)
+MAP_GRIDS: tuple[str, ...] = get_args(MapGrid)
 # What pandas raises on a query that it cannot parse or evaluate.
 _QUERY_ERRORS = (AttributeError, KeyError, NameError, NotImplementedError, SyntaxError, TypeError, ValueError)
 
@@ -26,7 +30,9 @@ _QUERY_ERRORS = (AttributeError, KeyError, NameError, NotImplementedError, Synta
 class ExportConfig:
     """What to export, how and where to.
 
-    format: cogaze, egma: what the published code reads; these hold report text. out: a new or empty folder.
+    format: npz, png16: maps; fiftyone, coco: for those tools; cogaze, egma: what the published code reads, with
+    report text. out: a new or empty folder. maps (npz, png16): as stored, or rendered with one cell per pixel of the
+    stored picture or of the full-resolution image.
     query: a pandas query on the index, such as "has_gaze and dataset == 'reflacx'". split: train, validate, test
     or "" for all. keys: a text file with one key a line. source_ids: write the sources' image, study and subject
     ids in place of pseudonyms. image_root: what stands before each path in EGMA's csv, "" for relative ones.
@@ -40,10 +46,13 @@ class ExportConfig:
     keys: Path | None = None
     source_ids: bool = False
     image_root: str = ""
+    maps: MapGrid = "stored"
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
             raise ValueError(f"format is {self.format!r}, must be one of {', '.join(FORMATS)}")
+        if self.maps not in MAP_GRIDS:
+            raise ValueError(f"maps is {self.maps!r}, must be one of {', '.join(MAP_GRIDS)}")
         if self.split and self.split not in SPLITS:
             raise ValueError(f"split is {self.split!r}, must be one of {', '.join(SPLITS)}, or empty for all")
 
@@ -92,9 +101,20 @@ def export(config: ExportConfig) -> ExportReport:
 
 
 def _writer(root: Path, config: ExportConfig) -> Writer:
-    if config.format == "egma":
-        return EgmaFolder(root, source_ids=config.source_ids, image_root=config.image_root)
-    return CogazeFolder(root, source_ids=config.source_ids)
+    ids = config.source_ids
+    match config.format:
+        case "npz":
+            return NpzFolder(root, source_ids=ids, grid=config.maps)
+        case "png16":
+            return Png16Folder(root, source_ids=ids, grid=config.maps)
+        case "fiftyone":
+            return FiftyoneFolder(root, source_ids=ids)
+        case "coco":
+            return CocoFolder(root, source_ids=ids)
+        case "cogaze":
+            return CogazeFolder(root, source_ids=ids)
+        case "egma":
+            return EgmaFolder(root, source_ids=ids, image_root=config.image_root)
 
 
 def chosen_keys(folder: ShardFolder, config: ExportConfig) -> list[str]:
