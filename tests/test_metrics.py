@@ -406,6 +406,24 @@ def test_the_figures_are_those_of_pysaliency():
     assert our_figures() == pytest.approx(PYSALIENCY, rel=1e-9)
 
 
+def test_the_cases_of_pysaliencys_own_tests():
+    """Its test_saliency_map_models.py: a wide Gaussian, five fixations on one image, three on another."""
+    row, col = np.mgrid[:40, :40]
+    wide = np.exp(-0.5 * ((col - 20) ** 2 + (row - 20) ** 2) / np.hypot(40, 40))
+    x, y = np.array([0, 1, 2, 2, 2, 1, 5, 3]), np.array([10, 11, 12, 12, 12, 21, 25, 33])
+    every = [hits_of([a], [b], wide.shape) for a, b in zip(x, y, strict=True)]
+    uniform = [auc_judd(wide, one, negatives="all", thresholds="all") for one in every]
+    assert uniform == pytest.approx([0.099375, 0.158125, *[0.241875] * 3, 0.291875, 0.509375, 0.138125])
+    others = [hits_of(x[part], y[part], wide.shape) for part in (slice(5, 8), slice(5))]
+    shuffled = [auc_shuffled(wide, one, others[number >= 5]) for number, one in enumerate(every)]
+    assert shuffled == pytest.approx([0, *[1 / 3] * 4, 1, 1, 0.2])
+
+
+def test_fixations_on_an_image_of_another_size_are_brought_to_this_one_as_pysaliency_does():
+    found = hits_of([4, 5, 33, 7], [41, 42, 43, 44], (50, 50), window=(0, 0, 200, 100))
+    assert (found.col.tolist(), found.row.tolist()) == ([1, 1, 8, 1], [20, 21, 21, 22])
+
+
 @pytest.mark.filterwarnings("ignore")  # of its imports
 def test_pysaliency_itself_says_so(monkeypatch):
     monkeypatch.setattr(np, "trapz", np.trapezoid, raising=False)  # which it calls and numpy 2.4 does not have
