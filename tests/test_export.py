@@ -9,13 +9,21 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from gazeprep import render_batch
+from gazeprep.build import BuildConfig, build
+from gazeprep.cases import Sources
 from gazeprep.cli import main
 from gazeprep.exports import ExportConfig, export
 from gazeprep.exports.cogaze_folder import CHEXBERT_ORDER, CogazeFolder, background_floor
 from gazeprep.exports.egma_folder import LABELS, egma_split, timed_sentences
+from gazeprep.exports.identity import identity_of
 from gazeprep.exports.rendering import StoredGaze, stored_window
+from gazeprep.fixations import Filters
+from gazeprep.images import Resize
+from gazeprep.samples import MapConfig, PictureConfig, SampleConfig
 from gazeprep.schema import CHEXPERT_LABELS, Word
-from gazeprep.shards import ShardFolder
+from gazeprep.shards import ShardFolder, fixations_from_member
+from gazeprep.transcripts import Alignment
 
 PATCH, CROP = 4, 64  # px; the corpus is stored with a short edge of 64 px
 
@@ -327,9 +335,9 @@ def test_npz_holds_the_stored_maps(exported, samples):
 
 @pytest.mark.parametrize("grid", ["picture", "image"])
 def test_npz_maps_rendered_at_a_pictures_size_are_the_stored_ones_on_their_grid(exported, samples, grid):
-    out, _ = exported("npz", maps=grid, query="has_gaze and dataset == 'egd-cxr'")
+    out, _ = exported("npz", maps=grid, query="has_gaze and dataset == 'egd-cxr' and sentences < 4")
     files = list((out / "maps").iterdir())
-    assert len(files) > 1
+    assert files
     for path in files:
         record = samples[path.stem].record
         with np.load(path) as archive:
@@ -549,3 +557,88 @@ def test_the_command_prints_counts_and_no_report_text_or_source_id(shards, sampl
         assert not [text for text in [*ids, *sample.record["sentences"].split("\n")] if text and text in said]
     manifest = json.loads((tmp_path / "empty" / "export.json").read_text())
     assert (manifest["format"], manifest["synthetic"], manifest["source_ids"]) == ("egma", True, True)
+
+
+# --- samples of other kinds
+
+
+@pytest.fixture
+def padded(tables, tmp_path, inline):
+    """Shards of one's own tables: letterboxed pictures, a dropped tail, a fixation that a filter marked."""
+    for i, name in enumerate(("a.b", "c")):
+        tables.image(name, subject=f"person {i}")
+        tables.reading(f"r{i}", name, [(8, 9), (20, 30), (25, 5), (-3, 10)])
+    tables.words = [f"r0,{word},{i},{i + 1}" for i, word in enumerate(("clear lungs.", "2. normal heart.", "and so"))]
+    sample = SampleConfig(
+        picture=PictureConfig(Resize("letterbox", 64)),
+        maps=MapConfig(grid=(8, 8)),
+        alignment=Alignment(drop_tail=True),
+        filters=Filters(off_image=True),
+    )
+    build(BuildConfig(tmp_path / "padded", Sources(table=tables.source()), sample, workers=1))
+    return tmp_path / "padded"
+
+
+def test_padded_pictures_have_their_maps_in_place(padded, tmp_path):
+    samples = {key: ShardFolder(padded).sample(key) for key in ShardFolder(padded).index["key"]}
+    assert all(json.loads(sample.record["fixation_marks"]) == {"3": "off_image"} for sample in samples.values())
+    export(ExportConfig(padded, tmp_path / "maps", "npz", maps="picture"))
+    for key, sample in samples.items():
+        np.testing.assert_allclose(StoredGaze.of(sample).maps((8, 8)), sample.maps, atol=1e-6)
+        with np.load(tmp_path / "maps" / "maps" / f"{key}.npz") as archive:
+            whole = archive["maps"][0]
+        assert whole.shape == (64, 64)
+        assert not whole[:, :8].any()  # a picture of 48 x 64 px between two bars
+        assert not whole[:, 56:].any()
+        inside = cv2.resize(whole[:, 8:56], (8, 8), interpolation=cv2.INTER_AREA)
+        np.testing.assert_allclose(shares(inside), sample.maps[0], atol=1e-5)
+
+
+def test_where_egma_splits_otherwise_each_of_its_sentences_has_its_own_words_map(padded, tmp_path):
+    report = export(ExportConfig(padded, tmp_path / "egma", "egma"))
+    assert report.counts == {
+        "samples left out: no words": 1,
+        "samples that EGMA splits into other sentences than the shards": 1,
+        "sentences": 2,
+    }
+    (row,) = pd.read_csv(tmp_path / "egma" / "train.csv").itertuples()
+    assert row.report == "clear lungs. 2. normal heart."
+    assert egma_sentences(row.report) == ["clear lungs", "normal heart ."]
+    sample = ShardFolder(padded).sample(row.key)
+    assert sample.record["sentences"].split("\n") == ["clear lungs.", "2.", "normal heart."]
+    maps = [
+        egma_reading((tmp_path / "egma" / row.imgpath).parent / f"sentence_hm/{i}_sent_hm_array.jpg", (64, 64))
+        for i in range(2)
+    ]
+    middle = sample.gaze["word_end_s"][1]  # of "2.", which EGMA drops: its time goes to the sentence before
+    by_hand = looking(sample, -0.5, middle), looking(sample, 0.0, 2.0)
+    for found, expected in zip(maps, by_hand, strict=True):
+        assert moved(found[80:144, 80:144], expected) < 0.03
+
+
+def looking(sample, start_s, end_s):
+    """The map (64, 64) of the padded picture for all looking between two times, by the clipped rule."""
+    gaze, record = sample.gaze, sample.record
+    seconds = np.clip(np.minimum(gaze["end_s"], end_s) - np.maximum(gaze["start_s"], start_s), 0, None)
+    seconds[gaze["x_px"] < 0] = 0
+    fixations = fixations_from_member(gaze)
+    window = (-5.0, 0.0, 35.0, 40.0)  # a picture of 30 x 40 px in the middle of a square
+    return render_batch(fixations, seconds[None], (30, 40), (64, 64), window, sigma_deg=record["map_sigma_deg"])[0]
+
+
+def test_names_of_tables_never_become_paths(padded, tmp_path):
+    export(ExportConfig(padded, tmp_path / "cogaze", "cogaze", source_ids=True))
+    items = items_of(tmp_path / "cogaze")
+    assert {item["id"] for item in items.values()} == {"a.b", "c"}
+    assert {item["subject_id"] for item in items.values()} == {"person 0", "person 1"}
+    for key, item in items.items():
+        assert item["study_id"] == key  # there is none: no two samples may look like one study
+        assert item["anchor_scan"]["image_path"] == [f"{key}.jpg"]
+
+
+def test_ids_that_could_climb_out_of_the_folder_do_not_become_paths():
+    record = {"key": "reflacx-0123456789ab", "dataset": "reflacx", "reading_id": "../r", "study_id": "1/2"}
+    named = identity_of(record | {"dicom_id": "../../etc", "subject_id": "10"}, source_ids=True)
+    assert (named.image_name, named.reading_name) == (record["key"], record["key"])
+    named = identity_of(record | {"dicom_id": "1-2", "subject_id": "10000032"}, source_ids=True)
+    assert (named.image_name, named.reading_name) == (record["key"], "1-2")

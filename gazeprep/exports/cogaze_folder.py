@@ -49,11 +49,9 @@ class CogazeFolder:
         write_picture(self._root / "files" / image_path, sample)
         item = annotation(record, named, image_path)
         if record["has_gaze"]:
-            self._write_maps(self._root / "gaze" / named.reading_name, sample)
-            item["sentence_gaze_heatmap"] = {
-                "image_dir": named.reading_name,
-                "transcript_full_text": one_line(record["sentences"] or record["transcript"]),
-            }
+            told = one_line(record["sentences"] or record["transcript"])
+            self._write_maps(self._root / "gaze" / named.reading_name, sample, told)
+            item["sentence_gaze_heatmap"] = {"image_dir": named.reading_name, "transcript_full_text": told}
         if not item["findings_factual_serialization"]:
             self.counts["items that the published code skips: the report has no text"] += 1
         self._items[SPLIT_NAMES[record["split"]]].append(item)
@@ -63,7 +61,7 @@ class CogazeFolder:
         _write_json(self._root / "annotation.json", self._items)
         _write_json(self._root / "view_positions.json", VIEW_NUMBERS)
 
-    def _write_maps(self, folder: Path, sample: LoadedSample) -> None:
+    def _write_maps(self, folder: Path, sample: LoadedSample, told: str) -> None:
         folder.mkdir(parents=True)
         whole, *each = picture_maps(sample)
         texts = str(sample.record["sentences"]).split("\n")
@@ -75,7 +73,7 @@ class CogazeFolder:
                 continue
             lookup[str(i)] = texts[i]
             self._write_map(folder / f"{i}_heatmap.jpg", gray_map(gaze_map))
-        lookup["full_text"] = one_line(sample.record["sentences"])
+        lookup["full_text"] = told
         _write_json(folder / "sentence-heatmap-lookup.json", lookup)
 
     def _write_map(self, path: Path, levels: GrayImage) -> None:
