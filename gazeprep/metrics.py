@@ -246,7 +246,8 @@ def _share_before(place: IntArray, share: FloatArray | None, places: int) -> Flo
 
 def _stepped_area(positive: FloatArray, share: FloatArray, negative: FloatArray, step: float) -> float:
     """Area under the ROC curve at thresholds 0, step, ... up to the highest value (Borji)."""
-    levels = np.arange(0.0, max(positive.max(), negative.max()) + step * 1e-9, step)[::-1, None]
+    slack = 1e-9 * step  # 3 * 0.1 is more than 0.3
+    levels = np.arange(0.0, max(positive.max(), negative.max()) + slack, step)[::-1, None] - slack
     hit, false_alarm = (positive >= levels) @ share, (negative >= levels).mean(axis=1)
     return _area_below([0.0, *hit, 1.0], [0.0, *false_alarm, 1.0])
 

@@ -55,6 +55,11 @@ def test_readers_of_one_place_agree_and_all_else_points_elsewhere(built):
     assert table["another image"].mean.auc_shuffled == 0
 
 
+def test_a_reader_does_not_predict_himself(built):
+    found = reader_agreement(built({"a": {"r": LEFT, "s": RIGHT}, "b": {"r": RIGHT}}))
+    assert {row.scores.sim < 0.05 for row in found.rows if row.predictor == "other readers"} == {True}
+
+
 def test_means_are_of_images_not_of_readings(built):
     found = reader_agreement(built({"a": {"r": LEFT, "s": LEFT, "t": RIGHT}, "b": {"r": LEFT, "s": RIGHT}}))
     rows = [row for row in found.rows if row.predictor == "other readers"]
@@ -99,6 +104,37 @@ def test_the_centre_gaussian_is_what_it_says():
         for row in range(3)
     ]
     assert made == pytest.approx(np.array(by_hand) / np.sum(by_hand))
+
+
+def test_predictions_are_what_the_stored_maps_say(shards):
+    """NSS and KL of every row again, from the members as they stand."""
+    folder = ShardFolder(shards)
+    index = folder.index[folder.index["has_gaze"] & (folder.index["dataset"] == "reflacx")]
+    stored = {key: folder.sample(key) for key in index["key"]}
+    maps = {key: sample.maps[0].astype(float) for key, sample in stored.items()}
+    readers = [list(one["key"]) for _, one in index.groupby("dicom", sort=False)]
+    several = [keys for keys in readers if len(keys) > 1]
+    own = {key: keys for keys in several for key in keys}
+    rows = {(row.key, row.predictor): row.scores for row in reader_agreement(folder).rows}
+    assert set(rows) == {(key, predictor) for key in own for predictor in PREDICTORS}
+    for (key, predictor), scores in rows.items():
+        chosen = {
+            "other readers": [one for one in own[key] if one != key],
+            "another image": next(keys for keys in several if key not in keys)[: len(own[key]) - 1],  # there are two
+            "all other images": [one for one in maps if one not in own[key]],
+        }
+        predicted = sum(maps[one] for one in chosen[predictor]) if predictor in chosen else centre_gaussian((37, 37))
+        predicted = predicted / predicted.sum()
+        gaze, record = stored[key].gaze, stored[key].record
+        col = np.floor((gaze["x_px"] + 0.5) * 37 / record["image_width_px"]).astype(int)
+        row = np.floor((gaze["y_px"] + 0.5) * 37 / record["image_height_px"]).astype(int)
+        on = (col >= 0) & (col < 37) & (row >= 0) & (row < 37)
+        expected = (predicted[row[on], col[on]].mean() - predicted.mean()) / predicted.std()
+        assert scores.nss == pytest.approx(expected)
+        truth = maps[key] / maps[key].sum()
+        mixed = 0.99 * predicted + 0.01 / 37**2
+        ratio = np.log(np.where(truth > 0, truth, 1) / mixed)
+        assert scores.kl == pytest.approx((truth * ratio).sum())
 
 
 def test_synthetic_readers_agree_better_than_any_baseline_predicts(shards, capsys):

@@ -220,6 +220,21 @@ def test_judd_is_the_trapezoid_through_the_fixated_values(saliency, places):
     assert auc_judd(saliency, hits(places)) == pytest.approx(area)
 
 
+def test_borji_counts_at_thresholds_a_step_apart():
+    """The MIT code's loop over thresholds 0, 0.1, ... of a map from 0 to 1, for one draw."""
+    rng = np.random.default_rng(4)
+    saliency, seen = rng.integers(0, 41, (8, 9)) / 40, Hits(rng.integers(8, size=30), rng.integers(9, size=30))
+    saliency[0, :2] = 0, 1
+    at = saliency[seen.row, seen.col]
+    drawn = saliency.ravel()[np.random.default_rng(7).integers(72, size=30)]
+    curve = [(0.0, 0.0), (1.0, 1.0)]
+    for tenth in range(int(10 * max(at.max(), drawn.max())) + 1):
+        level = tenth / 10 - 1e-9
+        curve.append((float((drawn > level).mean()), float((at > level).mean())))
+    area = sum((x2 - x1) * (y1 + y2) / 2 for (x1, y1), (x2, y2) in pairwise(sorted(curve)))
+    assert auc_borji(saliency, seen, 7, splits=1) == pytest.approx(area)
+
+
 def test_borji_is_on_average_the_area_against_all_cells():
     rng = np.random.default_rng(5)
     saliency, seen = rng.random((8, 9)), Hits(rng.integers(8, size=20), rng.integers(9, size=20))
