@@ -34,6 +34,7 @@ demo: setup ## synthetic recordings -> shards -> a contact sheet of gaze maps ov
 	$(MAKE) shards OUT=out/demo/shards SYNTHETIC=out/demo/recordings SUBJECTS=24
 	$(BIN)/gazeprep info out/demo/shards
 	$(BIN)/gazeprep preview out/demo/shards --out out/demo/maps.png
+	$(BIN)/gazeprep report out/demo/shards --out out/demo/report.html --truth out/demo/recordings
 
 demo-train: setup ## tiny CoGaze models on 200 synthetic subjects, compared on held-out ones: docs/reproduce.md
 	$(MAKE) shards OUT=out/demo/small SYNTHETIC=out/synthetic-200-0 SUBJECTS=200 SEED=0 \

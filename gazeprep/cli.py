@@ -153,10 +153,11 @@ def _preview_parser() -> ArgumentParser:
 
 def _report_parser() -> ArgumentParser:
     parser = _new_parser(description="Write one self-contained page: counts, distributions, a few cases as pictures.")
-    parser.add_argument("shards", type=Path, help="the folder that a build wrote")
+    parser.add_argument("shards", type=str, help="the folder or URL that a build wrote")
     parser.add_argument("--out", type=Path, default=Path("report.html"))
     parser.add_argument("--cases", type=int, default=12, help="how many samples are drawn")
     parser.add_argument("--redact", type=bool, default=False, nargs="?", const=True, help="no text, no source ids")
+    parser.add_argument("--truth", type=Path | None, help="the synthetic corpus that the shards were built from")
     return parser
 
 
@@ -295,7 +296,7 @@ def _run_report(options: Namespace) -> None:
         from gazeprep.report import ReportConfig, write_report
     except ModuleNotFoundError as error:
         raise ValueError(f"{error.name} is not installed; run pip install 'gazeprep-cogaze[report]'") from None
-    size = write_report(options.shards, options.out, ReportConfig(options.cases, options.redact))
+    size = write_report(options.shards, options.out, ReportConfig(options.cases, options.redact, options.truth))
     _printer()(f"wrote {options.out}, {size / 1e6:.1f} MB")
 
 

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 
+from gazeprep.agreement import SCORE_TITLES, PredictorScores, ReaderAgreement, reader_agreement
+from gazeprep.known_answer import known_answer
 from gazeprep.pictures import Fixation, Picture, fixations_drawn, map_picture, radiograph, where_most
 from gazeprep.schema import SCHEMA_VERSION
 from gazeprep.shards import LoadedSample, ShardFolder
-from gazeprep.summary import Distribution, Histogram, choose_cases, figure, marked, summarize
+from gazeprep.summary import Distribution, Histogram, Table, choose_cases, figure, marked, summarize
 
 LARGE_PX, SMALL_PX = 480, 272  # long sides of a case's pictures and of its sentences' ones
 MOST_SENTENCES, MOST_FIXATIONS = 16, 400  # shown of one case, so that the page's size is bounded
@@ -22,10 +25,14 @@ ROUND_STEPS_S = (0.5, 1, 2, 5, 10, 15, 20, 30, 60, 120, 300, 600, 1800, 3600)
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """What a report shows: how many cases; `redact` leaves out text, source ids and the folder's name."""
+    """What a report shows: how many cases; `redact` leaves out text, source ids and the folder's name.
+
+    truth: the folder of the synthetic corpus that the shards were built from, to compare them with its known answer.
+    """
 
     cases: int = 12
     redact: bool = False
+    truth: Path | None = None
 
     def __post_init__(self) -> None:
         if self.cases < 0:
@@ -100,7 +107,7 @@ class CaseView:
     ids: tuple[tuple[str, str], ...]
 
 
-def write_report(shards: Path, out: Path, config: ReportConfig | None = None) -> int:
+def write_report(shards: Path | str, out: Path, config: ReportConfig | None = None) -> int:
     """Write a folder's report as one HTML file that needs no other; returns its size in bytes.
 
     The same shards and options give the same bytes. Raises ValueError where the folder is no finished build.
@@ -129,10 +136,26 @@ def report_page(folder: ShardFolder, config: ReportConfig) -> str:
         summary=summary,
         counts=summary.counts,
         charts=[chart(distribution) for distribution in summary.distributions if len(distribution.pooled)],
+        agreement=agreement_table(reader_agreement(folder)),
+        known=known_answer(folder, config.truth) if config.truth is not None else (),
         cases=[case_view(folder.sample(key), config.redact) for key in choose_cases(folder, config.cases)],
         versions=folder.manifest["versions"],
         schema_version=SCHEMA_VERSION,
     )
+
+
+def agreement_table(agreement: ReaderAgreement) -> Table | None:
+    """Lay the agreement of readers out as a table, None where no image has several readers."""
+    rows: list[tuple[str | int, ...]] = []
+    for scores in agreement.table():
+        cells = [_with_error(scores, name) for name in SCORE_TITLES]
+        rows.append((scores.predictor, scores.images, *cells))
+    return Table("Agreement with a reading", ("predictor", "images", *SCORE_TITLES.values()), rows) if rows else None
+
+
+def _with_error(scores: PredictorScores, name: str) -> str:
+    mean = f"{getattr(scores.mean, name):.2f}".replace("-", "−")
+    return mean if scores.standard_error is None else f"{mean} ± {getattr(scores.standard_error, name):.2f}"
 
 
 def chart(distribution: Distribution) -> Chart:
@@ -157,7 +180,7 @@ def _bar_says(counted: Histogram, i: int) -> str:
 def _chart_says(distribution: Distribution) -> str:
     values = distribution.pooled
     unit = f" {distribution.unit}" if distribution.unit else ""
-    low, middle, high = sorted(values)[0], sorted(values)[len(values) // 2], sorted(values)[-1]
+    low, middle, high = np.quantile(values, [0, 0.5, 1])
     return f"{len(values):,} {distribution.of}s: {figure(low)} to {figure(high)}{unit}, median {figure(middle)}{unit}"
 
 

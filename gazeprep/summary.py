@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 from gazeprep.schema import CHEXPERT_LABELS, SPLITS, FloatArray
 from gazeprep.shards import ShardFolder, read_npz
 
 LABEL_STATES = {1: "present", 0: "absent", -1: "uncertain", -2: "not mentioned"}
 BINS = 24  # about; a bin's width is a round number
+LEADS_S = np.arange(17) / 4
 TAIL = 0.99  # the share of values that a histogram's even bins hold; the rest is its last bin
+LEAD_NOTE = "The lead at which the sentences explain most of where a reading's gaze lies, of 0 to 4 s."
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Distribution:
     unit: str
     of: str
     values: Mapping[str, FloatArray]
+    note: str = ""
+    bin_width: float = 0  # 0 chooses a round one
 
     @property
     def pooled(self) -> FloatArray:
@@ -51,7 +54,7 @@ class Distribution:
 
     def histogram(self) -> Histogram:
         """Count all values in about BINS bins of a round width."""
-        return histogram(self.pooled, whole=self.unit == "")
+        return histogram(self.pooled, whole=self.unit == "", width=self.bin_width)
 
     def table(self) -> Table:
         """Say each dataset's number of values, least, quartiles and most."""
@@ -86,7 +89,7 @@ def summarize(folder: ShardFolder) -> Summary:
             "samples": _samples_table(folder.index),
             "views": _views_table(folder.index),
             "labels": _labels_table(folder.index),
-            "rejected": _rejected_table(folder),
+            "rejected": _rejected_table(counts),
             "missing": _missing_table(counts, folder.index),
         },
         distributions=_distributions(readings),
@@ -98,8 +101,7 @@ def reading_figures(folder: ShardFolder) -> pd.DataFrame:
     """Return one row a sample with fixations: seconds, shares, and its fixations' and sentences' own figures.
 
     duration_s: from the first fixation's start to the last one's end. off_image: share of looking time on no pixel of
-    the image. fixation_ms (n,): durations. lead_s (sentences,): from the first look that counts for a sentence to
-    its first word; sentences for which none counts are left out.
+    the image. fixation_ms (n,): durations. lead_s: best_lead_s.
     """
     index = folder.index[folder.index["fixations"] > 0]
     rows = []
@@ -111,7 +113,7 @@ def reading_figures(folder: ShardFolder) -> pd.DataFrame:
                 "duration_s": float(gaze["end_s"].max() - gaze["start_s"].min()),
                 "off_image": float(lasting_s[~gaze["on_image"]].sum() / max(lasting_s.sum(), 1e-9)),
                 "fixation_ms": 1000 * lasting_s,
-                "lead_s": leads_s(gaze),
+                "lead_s": best_lead_s(gaze),
             }
         )
     columns = ["duration_s", "off_image", "fixation_ms", "lead_s"]
@@ -119,15 +121,32 @@ def reading_figures(folder: ShardFolder) -> pd.DataFrame:
     return index[["key", "dataset", "split", "fixations", "sentences", "sentences_with_gaze"]].join(figures)
 
 
-def leads_s(gaze: Mapping[str, np.ndarray]) -> FloatArray:
-    """Return the seconds (sentences,) from the first look in a sentence's time window to its first word."""
-    starts, ends, windows = (gaze[name] for name in ("sentence_start_s", "sentence_end_s", "window_start_s"))
-    found = []
-    for start, end, window in zip(starts, ends, windows, strict=True):
-        inside = (gaze["end_s"] > window) & (gaze["start_s"] < end)
-        if inside.any():
-            found.append(start - max(gaze["start_s"][inside].min(), window))
-    return np.array(found, dtype=np.float64)
+def best_lead_s(gaze: Mapping[str, np.ndarray]) -> float:
+    """Return by how many seconds gaze leads speech: the lead in LEADS_S at which sentences explain most of its place.
+
+    Each lead gives every sentence the fixations of its own time span moved ahead by it; what sentences explain is one
+    minus the squared distance of fixations to their sentence's mean over that to the mean of all, weighted by time.
+    NaN with fewer than two sentences or no fixation on the image.
+    """
+    inside = gaze["on_image"]
+    middle_s, lasting_s = ((gaze["start_s"] + gaze["end_s"]) / 2)[inside], (gaze["end_s"] - gaze["start_s"])[inside]
+    place = np.stack([gaze["x_px"], gaze["y_px"]], axis=1)[inside]
+    starts, ends = gaze["sentence_start_s"][:, None], gaze["sentence_end_s"][:, None]
+    if len(starts) < 2 or not len(place):
+        return float("nan")
+    explained = []
+    for lead_s in LEADS_S:
+        weights = lasting_s * ((middle_s >= starts - lead_s) & (middle_s < ends - lead_s))
+        within = _spread(place, weights).sum()
+        explained.append(1 - within / max(float(_spread(place, weights.sum(axis=0)[None])[0]), 1e-9))
+    return float(LEADS_S[int(np.argmax(explained))])
+
+
+def _spread(place: FloatArray, weights: FloatArray) -> FloatArray:
+    """Weighted sum of squared distances (rows,) of places (n, 2) to each row's own mean; weights (rows, n)."""
+    mean = weights @ place / np.maximum(weights.sum(axis=1), 1e-9)[:, None]
+    squared = ((place[None] - mean[:, None]) ** 2).sum(axis=2)
+    return np.asarray((weights * squared).sum(axis=1))
 
 
 def choose_cases(folder: ShardFolder, cases: int) -> list[str]:
@@ -140,8 +159,8 @@ def choose_cases(folder: ShardFolder, cases: int) -> list[str]:
     return list(order["key"][:cases])
 
 
-def histogram(values: FloatArray, *, whole: bool = False) -> Histogram:
-    """Count values (n,) in about BINS bins whose width is a round number; `whole` values get whole widths.
+def histogram(values: FloatArray, *, whole: bool = False, width: float = 0) -> Histogram:
+    """Count values (n,) in bins of a width, or about BINS of a round width; `whole` values get whole widths.
 
     The topmost hundredth, where it is far from the rest, is counted in the last bin.
     """
@@ -149,7 +168,7 @@ def histogram(values: FloatArray, *, whole: bool = False) -> Histogram:
         return Histogram(np.array([0.0, 1.0]), np.zeros(1, dtype=int), open_ended=False)
     low, most, high = float(values.min()), float(values.max()), float(np.quantile(values, TAIL))
     high = most if most - low <= 1.5 * (high - low) else high
-    width = round_step((high - low) / BINS, whole=whole)
+    width = width or round_step((high - low) / BINS, whole=whole)
     first = np.floor(low / width)
     bins = int(np.floor(high / width + 1e-9) - first) + 1
     place = np.floor(values / width + 1e-9) - first
@@ -192,11 +211,9 @@ def _labels_table(index: pd.DataFrame) -> Table:
     return Table("CheXpert labels", ("label", *LABEL_STATES.values()), rows)
 
 
-def _rejected_table(folder: ShardFolder) -> Table:
-    rejected = pq.read_table(folder.root / "rejected.parquet", columns=["dataset", "reason"]).to_pandas()
-    counted = rejected.value_counts(["reason", "dataset"]).sort_index()
-    rows = [(str(reason), str(dataset), int(count)) for (reason, dataset), count in counted.items()]
-    return Table("Rejected inputs by reason", ("reason", "source", "inputs"), rows)
+def _rejected_table(counts: Mapping[str, Any]) -> Table:
+    rows: list[tuple[str | int, ...]] = [(reason, count) for reason, count in counts["rejected_by_reason"].items()]
+    return Table("Rejected inputs by reason", ("reason", "inputs"), rows)
 
 
 def _missing_table(counts: Mapping[str, Any], index: pd.DataFrame) -> Table:
@@ -209,14 +226,15 @@ def _missing_table(counts: Mapping[str, Any], index: pd.DataFrame) -> Table:
 
 def _distributions(readings: pd.DataFrame) -> tuple[Distribution, ...]:
     def by_dataset(column: str) -> dict[str, FloatArray]:
-        return {str(name): _flat(list(of[column])) for name, of in readings.groupby("dataset")}
+        values = {str(name): _flat(list(of[column])) for name, of in readings.groupby("dataset")}
+        return {name: of[np.isfinite(of)] for name, of in values.items()}
 
     return (
         Distribution("Fixations", "", "reading", by_dataset("fixations")),
         Distribution("Fixation duration", "ms", "fixation", by_dataset("fixation_ms")),
         Distribution("Reading time", "s", "reading", by_dataset("duration_s")),
         Distribution("Sentences", "", "reading", by_dataset("sentences")),
-        Distribution("Lead of gaze before speech", "s", "sentence", by_dataset("lead_s")),
+        Distribution("Lead of gaze before speech", "s", "reading", by_dataset("lead_s"), LEAD_NOTE, bin_width=0.25),
     )
 
 

@@ -7,13 +7,16 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from recorded import Tables
+from browser import Browser, chromium
+from recorded import Tables, sources_of
 
-from gazeprep.build import build
+from gazeprep.build import BuildConfig, build
 from gazeprep.cases import Sources
 from gazeprep.cli import main
+from gazeprep.known_answer import drift, known_answer
 from gazeprep.shards import ShardFolder
-from gazeprep.summary import choose_cases, histogram, round_step, summarize
+from gazeprep.summary import best_lead_s, choose_cases, histogram, round_step, summarize
+from gazeprep.synthetic import read_truth
 
 SECTIONS = ("indication", "history", "comparison", "technique", "findings", "impression", "last_paragraph")
 VOID = {"img", "meta"}
@@ -111,7 +114,7 @@ def test_it_can_be_read_aloud_and_without_a_mouse(page):
 def test_counts_and_cases_are_those_of_the_folder(page, shards):
     said = " ".join(" ".join(page.said).split())
     assert "26 samples from 28 inputs; 2 rejected." in said
-    assert "eye_tracking_discarded reflacx 2" in said
+    assert "eye_tracking_discarded 2" in said
     keys = choose_cases(ShardFolder(shards), 12)
     assert [attrs["id"] for attrs in page.all("article")] == keys
     for key in keys:
@@ -139,8 +142,9 @@ def test_redacted_pages_hold_no_text_and_no_id(pages, shards):
         secret.add(json.loads(record["provenance"])["image_path"])
     secret = {text.lower() for text in secret if len(text) > 4}
     assert len(secret) > 100
-    assert [text for text in secret if text in pages["whole"].text.lower()]
-    assert not [text for text in secret if text in pages["redacted"].text.lower()]
+    whole, redacted = (pages[name].text.lower() for name in ("whole", "redacted"))
+    assert [text for text in secret if text in whole]
+    assert not [text for text in secret if text in redacted]
 
 
 def test_text_of_a_report_stays_text(config_of, tables: Tables, tmp_path, inline):
@@ -166,7 +170,80 @@ def test_a_folder_without_gaze_or_reports_has_a_page(config_of, tables: Tables, 
     assert len(page.all("img")) == 1
 
 
+def test_readers_of_one_image_are_compared(page):
+    said = " ".join(" ".join(page.said).split())
+    assert "Reader agreement" in said
+    assert "other readers" in said
+
+
+# --- the known answer
+
+
+def figures_of(table):
+    return {row[0]: dict(zip(table.columns[1:], row[1:], strict=True)) for row in table.rows}
+
+
+def test_stored_fixations_lie_within_a_pixel_of_the_true_ones(shards, corpus):
+    folder = ShardFolder(shards)
+    drift, _ = known_answer(folder, corpus.out)
+    for dataset, figures in figures_of(drift).items():
+        own = folder.index[(folder.index.dataset == dataset) & folder.index.has_gaze]
+        assert figures["readings"] == len(own)
+        assert figures["fixations"] == own.fixations.sum()
+        assert figures["not in the truth"] == 0
+        assert float(figures["most off, px"]) < 1  # recordings are written in whole pixels
+
+
+def test_sentences_look_at_what_they_are_about(shards, corpus):
+    _, sentences = known_answer(ShardFolder(shards), corpus.out)
+    for figures in figures_of(sentences).values():
+        own, others, counted, _ = (int(cell.rstrip("%")) for cell in list(figures.values())[1:])
+        assert own > 2 * others
+        assert counted > 90
+
+
+def test_a_drift_put_into_a_reading_is_found(shards, corpus):
+    folder, truth = ShardFolder(shards), read_truth(corpus.out)
+    key = folder.index.index[folder.index.dataset == "reflacx"][0]
+    sample, row = folder.sample(key), folder.index.loc[key]
+    true = truth.fixations[truth.fixations.reading_id == row.reading]
+    minutes = sample.gaze["start_s"] / 60
+    sample.gaze["x_px"] = sample.gaze["x_px"] + 30 + 40 * minutes
+    sample.gaze["y_px"] = sample.gaze["y_px"] + 30 * minutes
+    sample.gaze["start_s"][3] += 0.05
+    found = drift(sample, true)
+    assert found.unmatched == 1
+    assert found.px_per_minute == pytest.approx(50, abs=2)
+    assert found.mean_px == pytest.approx(np.hypot(30 + 40 * minutes.mean(), 30 * minutes.mean()), abs=1)
+
+
+def test_the_page_shows_the_known_answer_of_its_own_corpus_only(shards, corpus, tmp_path, capsys):
+    out = tmp_path / "page.html"
+    assert main(["report", str(shards), f"--out={out}", f"--truth={corpus.out}", "--cases=0"]) == 0
+    assert "Against the known answer" in Page(out.read_text(encoding="utf-8")).said
+    assert main(["report", str(shards), f"--out={out}", f"--truth={tmp_path}"]) == 1
+    assert "give the one that gazeprep synth wrote" in capsys.readouterr().err
+
+
 # --- the figures
+
+
+def test_the_lead_of_gaze_is_found_in_the_recordings():
+    """Four sentences, each about another place that is looked at two seconds before it is said."""
+    starts = np.array([3.0, 6.0, 9.0, 12.0])
+    look = np.arange(0.1, 14, 0.2)
+    about = np.clip(np.searchsorted(starts - 2, look, side="right") - 1, 0, 3)
+    gaze = {
+        "start_s": look,
+        "end_s": look + 0.1,
+        "x_px": np.array([0.0, 90, 10, 80])[about],
+        "y_px": np.array([0.0, 80, 70, 5])[about],
+        "on_image": np.ones(len(look), dtype=bool),
+        "sentence_start_s": starts,
+        "sentence_end_s": starts + 3,
+    }
+    assert best_lead_s(gaze) == pytest.approx(2, abs=0.3)
+    assert np.isnan(best_lead_s(gaze | {"sentence_start_s": starts[:1], "sentence_end_s": starts[:1]}))
 
 
 def test_a_summary_counts_the_folder(shards):
@@ -222,3 +299,78 @@ def test_cases_come_in_turn_from_every_source_and_split(shards):
     assert len(groups) == min(4, with_gaze.groupby(["dataset", "split"]).ngroups)
     assert folder.index.loc[keys].has_gaze.all()
     assert len(choose_cases(folder, 100)) == 26
+
+
+# --- in a browser
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if chromium() is None:
+        pytest.skip("no Chromium: apt-get install chromium")
+    with Browser(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def full_page(shards, corpus, tmp_path_factory):
+    """A report with every section."""
+    out = tmp_path_factory.mktemp("full") / "page.html"
+    main(["report", str(shards), f"--out={out}", f"--truth={corpus.out}"])
+    return out
+
+
+FAINT = """(() => {
+  const channels = colour => colour.match(/[\\d.]+/g).map(Number);
+  const linear = c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+  const light = colour => channels(colour).slice(0, 3).map(c => linear(c / 255))
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = part => channels(getComputedStyle(part).backgroundColor)[3] === 0 && part.parentElement
+    ? ground(part.parentElement) : getComputedStyle(part).backgroundColor;
+  const contrast = part => {
+    const both = [light(getComputedStyle(part).color), light(ground(part))];
+    return (Math.max(...both) + 0.05) / (Math.min(...both) + 0.05);
+  };
+  return [...document.querySelectorAll('body *')].filter(part => !part.closest('svg, .skip'))
+    .filter(part => [...part.childNodes].some(child => child.nodeType === 3 && child.data.trim()))
+    .filter(part => contrast(part) < 4.5).map(part => part.outerHTML.slice(0, 80));
+})()"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [360, 390, 768, 1280])
+def test_a_browser_shows_it_without_errors_overflow_or_faint_text(browser, full_page, width, dark):
+    browser.complaints.clear()
+    browser.open(full_page, width, dark=dark)
+    assert browser.complaints == []
+    assert browser.ask("[...document.images].every(image => image.naturalWidth > 0 && image.width > 0)")
+    assert browser.ask("document.images.length") > 36
+    assert browser.ask("document.documentElement.scrollWidth") <= width
+    assert browser.ask(FAINT) == []
+    browser.ask("document.querySelectorAll('details').forEach(part => part.open = true)")
+    assert browser.ask("document.documentElement.scrollWidth") <= width
+    ground = browser.ask("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", ground))) < 300) == dark
+
+
+@pytest.mark.slow
+def test_a_browser_asks_nothing_of_the_network_and_the_tab_key_reaches_what_can_be_used(browser, full_page):
+    browser.requests.clear()
+    browser.open(full_page, 1280)
+    assert browser.requests
+    assert all(address.startswith(("file:", "data:")) for address in browser.requests)
+    reached = []
+    for _ in range(8):
+        for kind in ("keyDown", "keyUp"):
+            browser.call("Input.dispatchKeyEvent", type=kind, key="Tab", code="Tab", windowsVirtualKeyCode=9)
+        reached.append(browser.ask("document.activeElement.innerText.split('\\n')[0]"))
+        assert browser.ask("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    assert reached[:3] == ["Skip to the content", "Counts", "Rejected and missing"]
+
+
+@pytest.mark.slow
+def test_a_report_of_whole_size_pictures_stays_small(corpus, tmp_path):
+    build(BuildConfig(tmp_path / "shards", sources_of(corpus), workers=2))
+    assert main(["report", str(tmp_path / "shards"), f"--out={tmp_path / 'page.html'}"]) == 0
+    assert (tmp_path / "page.html").stat().st_size < 4e6
