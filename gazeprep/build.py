@@ -213,7 +213,7 @@ def finish(store: Store, plan: Plan, rebuilt: int | None) -> BuildReport:
         if one["rows"]
     ]
     empty: Counter[str] = sum((Counter(one["empty"]) for one in stats), Counter())
-    counts = _counts(plan.noted, empty, rows, rejected)
+    counts = counts_of(plan.noted, empty, rows, rejected)
     synthetic = any(row["synthetic"] for row in rows)
     store.write("dataset.json", json_bytes(plan.about | {"synthetic": synthetic, "counts": counts, "shards": shards}))
     return BuildReport(
@@ -228,9 +228,10 @@ def finish(store: Store, plan: Plan, rebuilt: int | None) -> BuildReport:
     )
 
 
-def _counts(
+def counts_of(
     noted: dict[str, int], empty: Counter[str], rows: list[dict[str, Any]], rejected: list[dict[str, Any]]
 ) -> dict[str, Any]:
+    """Return the counts of a manifest: rows of the index, rows of the rejected inputs, what else was counted."""
     return {
         "inputs": len(rows) + len(rejected),
         "samples": len(rows),

@@ -138,7 +138,9 @@ def check_sample(members: Mapping[str, bytes], row: Mapping[str, Any] | None) ->
     if record is not None and gaze is not None and maps is not None:
         attempt("index", check_counts, row, gaze, maps)
         attempt("maps", check_maps, maps, gaze, record)
-    return CheckedSample(tuple(dict.fromkeys(found)), None if record is None or gaze is None else _empty(record, gaze))
+    return CheckedSample(
+        tuple(dict.fromkeys(found)), None if record is None or gaze is None else empty_of(record, gaze)
+    )
 
 
 def _wrong_unless(right: Any, what: str) -> None:
@@ -146,7 +148,8 @@ def _wrong_unless(right: Any, what: str) -> None:
         raise WrongSampleError(what)
 
 
-def _empty(record: Record, gaze: Columns) -> tuple[str, ...]:
+def empty_of(record: Record, gaze: Columns) -> tuple[str, ...]:
+    """Return which sections of the report, or words, a sample lacks, as a build counts them."""
     sections = empty_sections(Context(**{section.name: record[section.name] for section in fields(Context)}))
     wordless = record["reading_id"] != "" and not len(gaze["word"])
     return (*sections, *(["words"] if wordless else []))

@@ -15,6 +15,8 @@ from gazeprep.build import BuildConfig, BuildReport, build
 from gazeprep.exports import FORMATS, MAP_GRIDS, ExportConfig, export
 from gazeprep.jobs import BuildError, JobReport
 from gazeprep.lint import lint
+from gazeprep.merge import merge
+from gazeprep.selection import chosen_keys, select
 from gazeprep.shards import ShardFolder
 from gazeprep.tasks import Task, build_task, finalize
 
@@ -58,8 +60,10 @@ def _parser() -> ArgumentParser:
     commands.add_subcommand("info", _info_parser(), help="what a build holds; a key's source ids")
     commands.add_subcommand("agreement", _agreement_parser(), help="how far readers of one image agree")
     commands.add_subcommand("lint", _lint_parser(), help="read every byte of a build and say what is wrong")
+    commands.add_subcommand("merge", _merge_parser(), help="make one folder of several builds")
     commands.add_subcommand("preview", _preview_parser(), help="draw a sample, or a sheet of samples, as PNG")
     commands.add_subcommand("report", _report_parser(), help="write one page: counts, distributions, cases")
+    commands.add_subcommand("select", _select_parser(), help="samples of a query: new shards or a list of keys")
     return parser
 
 
@@ -139,6 +143,30 @@ def _lint_parser() -> ArgumentParser:
     )
     parser.add_argument("shards", type=Path, help="the folder that a build wrote")
     parser.add_argument("--workers", type=int, default=0, help="processes, 0 for one per core")
+    return parser
+
+
+def _merge_parser() -> ArgumentParser:
+    parser = _new_parser(description="Make one folder of several builds of different inputs by one recipe.")
+    parser.add_argument("shards", type=Path, nargs="+", help="the folders that builds wrote, two or more")
+    parser.add_argument("--out", type=Path, required=True, help="a new or empty folder")
+    copied = "copy the tars; else they are hard-linked where the file system can"
+    parser.add_argument("--copy", type=bool, default=False, nargs="?", const=True, help=copied)
+    return parser
+
+
+def _select_parser() -> ArgumentParser:
+    parser = _new_parser(
+        description="Choose samples by a query on the index, a list of keys, or both; write them into new shards, "
+        "their bytes unchanged, or without --out print their keys, one a line."
+    )
+    parser.add_argument("shards", type=Path, help="the folder that a build wrote")
+    columns = 'comparisons of columns of the index and labels, as in "has_gaze and Pleural_Effusion == 1"'
+    parser.add_argument("--query", type=str, default="", help=columns)
+    parser.add_argument("--keys", type=Path, help="a text file, one key a line")
+    parser.add_argument("--out", type=Path, help="a new or empty folder")
+    samples = "samples per shard, 0 as the build had"
+    parser.add_argument("--shard-samples", "--shard_samples", type=int, default=0, help=samples)
     return parser
 
 
@@ -273,6 +301,24 @@ def _run_lint(options: Namespace) -> None:
     show(f"nothing wrong: {report.read}")
 
 
+def _run_merge(options: Namespace) -> None:
+    report, show = merge(options.shards, options.out, copy=options.copy), _printer()
+    if report.not_rejected:
+        show(f"noted: {report.not_rejected} x rejected in one folder, a sample or rejected in another")
+    show(f"{report.shards} shards, {report.linked} of them linked")
+    show(f"samples {report.samples}, rejected {report.rejected}")
+
+
+def _run_select(options: Namespace) -> None:
+    show = _printer()
+    if options.out is None:
+        for key in chosen_keys(options.shards, options.query, options["keys"]):  # .keys is a method
+            show(key)
+        return
+    report = select(options.shards, options.out, options.query, options["keys"], shard_samples=options.shard_samples)
+    show(f"{report.samples} of {report.of} samples in {report.shards} shards")
+
+
 def _run_preview(options: Namespace) -> None:
     try:
         from gazeprep import plots
@@ -316,8 +362,10 @@ COMMANDS: dict[str, Callable[[Namespace], None]] = {
     "export": _run_export,
     "info": _run_info,
     "lint": _run_lint,
+    "merge": _run_merge,
     "preview": _run_preview,
     "report": _run_report,
+    "select": _run_select,
     "synth": _run_synth,
 }
 

@@ -25,6 +25,7 @@ from gazeprep.shards import BLOCK, INDEX_SCHEMA, KEY, MEMBERS, REJECTED_SCHEMA, 
 
 MANIFEST, INDEX, REJECTED = "dataset.json", "index.parquet", "rejected.parquet"
 MANIFEST_FIELDS = {"schema_version", "synthetic", "sources", "config", "versions", "counts", "shards"}
+ORIGIN_FIELDS = {"parts", "selection"}  # of what merge and select wrote
 SHARD_FIELDS = {"name": str, "split": str, "samples": int, "size": int, "sha256": str}
 SHARD_NAME = re.compile(rf"(?P<split>{'|'.join(SPLITS)})/(?P=split)-\d{{5,}}\.tar")
 BESIDE = re.compile(r"\.build|features-[0-9a-f]+")  # folders of a build and of stored tokens
@@ -97,7 +98,7 @@ def _read_manifest(root: Path, found: list[Problem]) -> dict[str, Any] | None:
         what = f"is {version!r:.20}, this gazeprep reads {SCHEMA_VERSION}; lint with the gazeprep that built it"
         found.append(Problem("schema_version", what, MANIFEST))
         return None
-    odd = MANIFEST_FIELDS ^ manifest.keys()
+    odd = MANIFEST_FIELDS ^ (manifest.keys() - ORIGIN_FIELDS)
     counts, shards = manifest.get("counts"), manifest.get("shards")
     typed = not odd and isinstance(counts, dict) and isinstance(shards, list)
     if not typed or not all(_is_listed_shard(one) for one in shards):
@@ -170,11 +171,11 @@ def _index_problems(index: pd.DataFrame, manifest: dict[str, Any]) -> Iterator[P
             yield Problem("index", "says another split than the shard's for some of its samples", str(name))
         if not rows["offset"].is_monotonic_increasing:
             yield Problem("index", "does not list its samples in the order of the tar", str(name))
-    yield from _leaks(index)
+    yield from leaks(index)
 
 
-def _leaks(index: pd.DataFrame) -> Iterator[Problem]:
-    """Yield one problem for each subject in several splits, told by a key in each."""
+def leaks(index: pd.DataFrame) -> Iterator[Problem]:
+    """Yield one problem for each subject that an index puts in several splits, told by a key in each."""
     own_people = index["dataset"].where(index["dataset"].str.startswith("table-"), "")
     for _, rows in index.groupby([own_people, "subject"], sort=False):
         firsts = rows.drop_duplicates("split")

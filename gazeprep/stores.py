@@ -247,6 +247,27 @@ def appearing_whole(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def folder_appearing_whole(out: Path) -> Iterator[Path]:
+    """Give a new folder to write into, which takes the final name where the block ends without an error.
+
+    Raises ValueError where the final folder holds anything.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError("the output folder is not empty; name a new one as --out")
+    temporary = out.with_name(f".{out.name}.{os.uname().nodename}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had this number
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for path in temporary.rglob("*"):
+            if path.is_file():
+                to_disk(path)
+        temporary.replace(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def to_disk(path: Path) -> None:
     """Wait until a file's bytes are on the disk: else a power cut can leave a final name without them."""
     with path.open("rb") as file:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -19,6 +20,7 @@ import pytest
 import yaml
 
 from gazeprep.build import BuildConfig
+from gazeprep.cli import main
 from gazeprep.fixations import Filters
 from gazeprep.lint import lint
 from gazeprep.shards import INDEX_SCHEMA, REJECTED_SCHEMA, ShardFolder, sha256_of
@@ -133,6 +135,13 @@ def test_the_listing_of_the_tar_is_what_tar_prints(example):
 def test_lint_says_of_the_example_what_the_page_says(example):
     promised = next(body for body in blocks(DATA, "console") if "gazeprep lint" in body).split("\n", 1)[1]
     assert f"nothing wrong: {lint(example / 'out/eyes', workers=1).read}\n" == promised
+
+
+def test_select_chooses_of_the_example_what_the_page_says(example, tmp_path, monkeypatch, capsys):
+    command, promised = next(body for body in blocks(DATA, "console") if "gazeprep select" in body).split("\n", 1)
+    monkeypatch.chdir(example)
+    assert main([*shlex.split(command.removeprefix("$ gazeprep "))[:-1], str(tmp_path / "chosen")]) == 0
+    assert capsys.readouterr().out == promised
 
 
 def test_every_kind_of_problem_is_described():

@@ -1,0 +1,219 @@
+"""A query on the index, or a list of keys -> a folder of those samples, their bytes unchanged."""
+
+import ast
+import hashlib
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pandas as pd
+
+from gazeprep.checks import DAMAGE, empty_of
+from gazeprep.merge import BuiltFolder, Row, open_built, write_tables
+from gazeprep.schema import CHEXPERT_LABELS, SPLITS
+from gazeprep.shards import BLOCK, KEY, MEMBERS, read_npz
+from gazeprep.stores import folder_appearing_whole
+
+# What a query may be made of: comparisons of columns with values. No calls, no attributes, no names from outside.
+ALLOWED = (
+    ast.Expression,
+    ast.BoolOp,
+    ast.boolop,
+    ast.UnaryOp,
+    ast.unaryop,
+    ast.BinOp,
+    ast.BitAnd,
+    ast.BitOr,
+    ast.Add,
+    ast.Sub,
+    ast.Mult,
+    ast.Div,
+    ast.Compare,
+    ast.cmpop,
+    ast.Name,
+    ast.Load,
+    ast.Constant,
+    ast.List,
+    ast.Tuple,
+)
+LONGEST_QUERY = 10_000  # characters
+
+
+@dataclass(frozen=True)
+class SelectReport:
+    """What a selection wrote."""
+
+    samples: int
+    of: int
+    shards: int
+
+
+def chosen_keys(root: Path, query: str = "", keys: Path | None = None) -> list[str]:
+    """Return the keys that the query and the list of keys both choose, in the order of the shards.
+
+    Raises ValueError on a query that is no comparison of columns, an unknown key, or where nothing is chosen.
+    """
+    return [row["key"] for row in _chosen(open_built(root, "the folder"), query, keys)]
+
+
+def select(root: Path, out: Path, query: str = "", keys: Path | None = None, *, shard_samples: int = 0) -> SelectReport:
+    """Write the chosen samples into a new folder; shard_samples: samples per shard, 0 as the build had.
+
+    Raises ValueError as `chosen_keys` does, and where a shard is shorter than its index says.
+    """
+    built = open_built(root, "the folder")
+    shard_samples = shard_samples or built.manifest["config"]["shard_samples"] or 512
+    if shard_samples < 1:
+        raise ValueError(f"shard_samples is {shard_samples}, must be at least 1")
+    chosen = _chosen(built, query, keys)
+    with folder_appearing_whole(out) as unfinished:
+        written = list(_written(built, chosen, unfinished, shard_samples))
+        empty: Counter[str] = sum((one.empty for one in written), Counter())
+        rows = [row for one in written for row in one.rows]
+        write_tables(unfinished, _about(built, query, keys, empty), rows, [], [one.listed for one in written])
+    return SelectReport(len(chosen), len(built.rows), len(written))
+
+
+def _about(built: BuiltFolder, query: str, keys: Path | None, empty: Counter[str]) -> dict[str, Any]:
+    kept = {name: value for name, value in built.manifest.items() if name not in ("counts", "shards", "synthetic")}
+    selection = {"query": query, "by_keys": keys is not None, "of_samples": len(built.rows)}
+    return kept | {"noted": {}, "empty": dict(empty), "selection": [*built.manifest.get("selection", []), selection]}
+
+
+# --- which
+
+
+def _chosen(built: BuiltFolder, query: str, keys: Path | None) -> list[Row]:
+    if not query and keys is None:
+        raise ValueError("nothing says which samples; give --query, --keys, or both")
+    wanted = None if keys is None else _listed_keys(keys, {row["key"] for row in built.rows})
+    rows = [row for row in built.rows if wanted is None or row["key"] in wanted]
+    if query and rows:
+        rows = [row for row, taken in zip(rows, matches(query, rows), strict=True) if taken]
+    if not rows:
+        raise ValueError(f"none of the {len(built.rows)} samples is chosen; gazeprep info tells what there is")
+    return rows
+
+
+def _listed_keys(path: Path, known: set[str]) -> set[str]:
+    listed = path.read_text(encoding="utf-8").split()
+    unknown = [key for key in listed if key not in known]
+    if unknown:
+        shown = f"the first is {unknown[0]}" if KEY.fullmatch(unknown[0]) else "the first is not even a key"
+        raise ValueError(f"{len(unknown)} of the {len(listed)} listed keys are not in the folder; {shown}")
+    return set(listed)
+
+
+def matches(query: str, rows: Sequence[Row]) -> list[bool]:
+    """Tell which rows of the index a query chooses, as in "has_gaze and Pleural_Effusion == 1".
+
+    Columns are those of the index and the 14 labels, blanks as underscores. Raises ValueError on anything but
+    comparisons of columns with values.
+    """
+    table = pd.DataFrame(rows).drop(columns="labels")
+    labels = np.array([row["labels"] for row in rows])
+    for i, name in enumerate(CHEXPERT_LABELS):
+        table[name.replace(" ", "_")] = labels[:, i]
+    _check_query(query, set(table.columns))
+    try:
+        taken = table.eval(query, engine="python", local_dict={}, global_dict={})
+    except (ValueError, TypeError, KeyError, NameError, SyntaxError, NotImplementedError, AttributeError) as error:
+        raise ValueError(f"the query cannot be answered ({type(error).__name__}); compare like with like") from None
+    if not isinstance(taken, pd.Series) or taken.dtype != np.bool_:
+        raise ValueError('the query gives no yes or no for each sample; write a comparison, as in "sentences > 2"')
+    return [bool(one) for one in taken]
+
+
+def _check_query(query: str, columns: set[str]) -> None:
+    if len(query) > LONGEST_QUERY:
+        raise ValueError(f"the query has {len(query)} characters; list keys in a file for --keys instead")
+    try:
+        nodes = list(ast.walk(ast.parse(query.strip(), mode="eval")))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise ValueError('the query is no expression; write it as in "has_gaze and sentences > 2"') from None
+    odd = sorted({type(node).__name__ for node in nodes if not isinstance(node, ALLOWED)})
+    if odd:
+        raise ValueError(
+            f"the query holds {', '.join(odd)}; it may compare columns with values and join that by and, or"
+        )
+    sides = [side for node in nodes if isinstance(node, ast.BinOp) for side in (node.left, node.right)]
+    if any(isinstance(side, ast.Constant | ast.List | ast.Tuple) and not _is_number(side) for side in sides):
+        raise ValueError("the query calculates with text or lists; calculate with numbers and columns alone")
+    unknown = [node.id for node in nodes if isinstance(node, ast.Name) and node.id not in columns]
+    if unknown:
+        raise ValueError(f"the query names what is no column; columns are {', '.join(sorted(columns))}")
+
+
+def _is_number(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and type(node.value) in (int, float, bool)
+
+
+# --- writing
+
+
+@dataclass(frozen=True, eq=False)
+class _Written:
+    """A new shard as the manifest lists it, its rows of the index, its empty sections."""
+
+    listed: Row
+    rows: list[Row]
+    empty: Counter[str]
+
+
+def _written(built: BuiltFolder, chosen: Sequence[Row], out: Path, shard_samples: int) -> Iterator[_Written]:
+    for split in SPLITS:
+        rows = [row for row in chosen if row["split"] == split]
+        for number, first in enumerate(range(0, len(rows), shard_samples)):
+            yield _write_shard(built, f"{split}/{split}-{number:05d}.tar", rows[first : first + shard_samples], out)
+
+
+def _write_shard(built: BuiltFolder, name: str, rows: Sequence[Row], out: Path) -> _Written:
+    path = out / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    empty: Counter[str] = Counter()
+    moved, digest = [], hashlib.sha256()
+    with path.open("wb") as file:
+        for row in rows:
+            with (built.root / row["shard"]).open("rb") as source:
+                data = _sample_bytes(source, row)
+            empty.update(_empty(data, row))
+            moved.append(_moved(row, name, file.tell() - row["offset"]))
+            digest.update(data)
+            file.write(data)
+        end = bytes(-(file.tell() + 2 * BLOCK) % tarfile.RECORDSIZE + 2 * BLOCK)
+        digest.update(end)
+        file.write(end)
+        size = file.tell()
+    listed = {"name": name, "split": rows[0]["split"], "samples": len(rows), "size": size, "sha256": digest.hexdigest()}
+    return _Written(listed, moved, empty)
+
+
+def _sample_bytes(source: BinaryIO, row: Row) -> bytes:
+    """Read a sample's headers and members."""
+    source.seek(row["offset"])
+    data = source.read(row["length"])
+    if len(data) != row["length"] or row["length"] % BLOCK:
+        raise ValueError(f"{row['shard']} is not as its index says of {row['key']}; run gazeprep lint")
+    return data
+
+
+def _empty(data: bytes, row: Row) -> tuple[str, ...]:
+    parts = {}
+    for role in ("json", "gaze"):
+        start = row[f"{role}_offset"] - row["offset"]
+        parts[role] = data[start : start + row[f"{role}_length"]]
+    try:
+        return empty_of(json.loads(parts["json"]), read_npz(parts["gaze"]))
+    except DAMAGE as error:
+        what = f"{row['shard']}: sample {row['key']} cannot be read ({type(error).__name__})"
+        raise ValueError(f"{what}; run gazeprep lint") from None
+
+
+def _moved(row: Row, shard: str, by: int) -> Row:
+    offsets = {name: row[name] + by for name in ("offset", *(f"{role}_offset" for role in MEMBERS))}
+    return row | offsets | {"shard": shard}
