@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from gazeprep.remote_paths import located, source_folder
 from gazeprep.reports import Override
 from gazeprep.schema import (
     CHEXPERT_LABELS,
@@ -33,7 +34,7 @@ NO_READING = ("eye_tracking_discarded", "no_fixations", "fixations_missing")
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the inputs lie, any subset; each is the folder that holds the release's own tables.
+    """Where the inputs lie, any subset; each is the folder, or URL, that holds the release's own tables.
 
     reflacx, egd, mimic (DICOM and reports), mimic_jpg: source folders. mimic_eye: in place of those four. table:
     anyone's tables. section_overrides: a csv of hand-treated reports. prefer: which file where an image is there as
@@ -52,6 +53,11 @@ class Sources:
     labels: Literal["chexpert", "negbio", "test_set"] = "chexpert"
 
     def __post_init__(self) -> None:
+        for name in ("reflacx", "egd", "mimic", "mimic_jpg", "mimic_eye"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, source_folder(getattr(self, name)))
+        if self.section_overrides is not None:
+            object.__setattr__(self, "section_overrides", located(self.section_overrides))
         originals = {name: getattr(self, name) for name in ("reflacx", "egd", "mimic", "mimic_jpg")}
         if not any((*originals.values(), self.mimic_eye, self.table)):
             raise ValueError(f"no source is named; give at least one of {', '.join(originals)}, mimic_eye, table")

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import BinaryIO, Literal, get_args
 
 import cv2
@@ -24,6 +23,7 @@ from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut, apply_w
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import JPEGExtended12Bit
 
+from gazeprep.remote_paths import located
 from gazeprep.schema import FloatArray, ImageRef, InputError, Rectangle, Size
 
 GrayImage = npt.NDArray[np.uint8]  # (rows, cols)
@@ -139,7 +139,7 @@ def decode(data: bytes) -> GrayImage:
 @contextmanager
 def _opened(ref: ImageRef) -> Iterator[BinaryIO]:
     try:
-        file = (Path(ref.root) / ref.path).open("rb")
+        file = (located(ref.root) / ref.path).open("rb")
     except (OSError, ValueError) as error:
         raise InputError(
             "image_missing",

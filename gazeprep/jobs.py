@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from gazeprep.remote_paths import RemotePath, located
 from gazeprep.reports import Override
 from gazeprep.samples import Picture, SampleConfig, make_sample
 from gazeprep.schema import SCHEMA_VERSION, Case, Rejected, Split
@@ -207,7 +208,7 @@ def _picture_recipe(case: Case, config: SampleConfig) -> list[Any]:
 
 
 def _picture_facts(case: Case, config: SampleConfig) -> list[Any]:
-    return [*_picture_recipe(case, config), _file_facts(Path(case.image.root) / case.image.path)]
+    return [*_picture_recipe(case, config), _file_facts(located(case.image.root) / case.image.path)]
 
 
 def _case_recipe(case: Case, override: Override | None, config: SampleConfig) -> list[Any]:
@@ -221,7 +222,7 @@ def _case_recipe(case: Case, override: Override | None, config: SampleConfig) ->
 def _case_facts(case: Case, override: Override | None, config: SampleConfig) -> list[Any]:
     facts = _case_recipe(case, override, config)
     if case.report is not None:
-        facts.append(_file_facts(Path(case.report.root) / case.report.path))
+        facts.append(_file_facts(located(case.report.root) / case.report.path))
     if case.reading is not None:
         facts += [_file_facts(path) for path in case.reading.files()]
     return facts
@@ -229,6 +230,8 @@ def _case_facts(case: Case, override: Override | None, config: SampleConfig) -> 
 
 def _file_facts(path: Path) -> list[Any]:
     try:
+        if isinstance(path, RemotePath):
+            return [path.name, *path.version()]
         status = path.stat()
     except OSError:
         return [path.name, "absent"]

@@ -109,7 +109,7 @@ class RemoteStore:
         """Return the names of files and folders directly below a folder, sorted; none where it is absent."""
         path = self._path(folder).rstrip("/")
         try:
-            with _answering(self.url):
+            with answering(self.url):
                 found = self._filesystem.ls(path, detail=False)
         except FileNotFoundError:
             return []
@@ -119,29 +119,29 @@ class RemoteStore:
     def size(self, name: str) -> int | None:
         """Return a file's length in bytes, None where it is absent."""
         try:
-            with _answering(self.url):
+            with answering(self.url):
                 return int(self._filesystem.info(self._path(name))["size"])
         except FileNotFoundError:
             return None
 
     def open(self, name: str) -> BufferedIOBase:
         """Open a file for reading; raises FileNotFoundError."""
-        with _answering(self.url):
+        with answering(self.url):
             return cast(BufferedIOBase, self._filesystem.open(self._path(name), "rb"))
 
     def read(self, name: str) -> bytes:
         """Read a whole file; raises FileNotFoundError."""
-        with _answering(self.url):
+        with answering(self.url):
             return cast(bytes, self._filesystem.cat_file(self._path(name)))
 
     def part(self, name: str, start: int, length: int) -> bytes:
         """Read so many bytes of a file from `start`, fewer where it ends before."""
-        with _answering(self.url):
+        with answering(self.url):
             return cast(bytes, self._filesystem.cat_file(self._path(name), start=start, end=start + length))
 
     def write(self, name: str, data: bytes) -> None:
         """Put a file in one piece."""
-        with _answering(self.url):
+        with answering(self.url):
             self._filesystem.pipe_file(self._path(name), data)
 
     @contextmanager
@@ -155,13 +155,13 @@ class RemoteStore:
 
     def publish(self, path: Path, name: str) -> None:
         """Put a file from `scratch` under its final name, in one upload."""
-        with _answering(self.url):
+        with answering(self.url):
             self._filesystem.put_file(str(path), self._path(name))
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
         if self.size(name) is not None:
-            with _answering(self.url):
+            with answering(self.url):
                 self._filesystem.rm_file(self._path(name))
 
     def remove_empty(self, folder: str) -> None:
@@ -179,10 +179,10 @@ class RemoteStore:
 
     @property
     def _filesystem(self) -> Any:
-        return _place(self.url, os.getpid())[0]
+        return open_place(self.url, os.getpid())[0]
 
     def _path(self, name: str) -> str:
-        root = _place(self.url, os.getpid())[1].rstrip("/")
+        root = open_place(self.url, os.getpid())[1].rstrip("/")
         return f"{root}/{name}" if name else root
 
 
@@ -201,13 +201,13 @@ def open_store(place: Path | str, *, writing: bool = False) -> Store:
     protocol = text.split("://", 1)[0]
     if writing and protocol in READ_ONLY:
         raise ValueError(f"{protocol}:// can be read but not written; choose a folder, s3:// or gs:// as --out")
-    _place(text, os.getpid())  # a URL that cannot be used is told of at once
+    open_place(text, os.getpid())  # a URL that cannot be used is told of at once
     return RemoteStore(text)
 
 
 @cache
-def _place(url: str, process: int) -> tuple[Any, str]:
-    """Return file system and path of a URL, opened once a process: connections do not survive a fork."""
+def open_place(url: str, process: int) -> tuple[Any, str]:
+    """Return the file system of a URL and the path there, opened once a process: no connection survives a fork."""
     del process
     try:
         from fsspec.core import url_to_fs  # type: ignore[import-untyped]
@@ -221,7 +221,7 @@ def _place(url: str, process: int) -> tuple[Any, str]:
 
 
 @contextmanager
-def _answering(url: str) -> Iterator[None]:
+def answering(url: str) -> Iterator[None]:
     """Turn what the libraries of remote stores raise into OSError: their classes have no base in common."""
     try:
         yield

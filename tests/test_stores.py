@@ -241,6 +241,18 @@ def test_two_workers_write_to_s3_what_a_local_build_writes(s3, config_of, tmp_pa
 
 
 @pytest.mark.slow
+def test_two_workers_read_every_source_from_s3(s3, corpus, config_of, tmp_path, shards):
+    files, root = fsspec.core.url_to_fs(f"{s3}/corpus")
+    files.put(f"{corpus.out}/", f"{root}/", recursive=True)
+    names = {"reflacx": "reflacx", "egd": "egd-cxr", "mimic": "mimic-cxr", "mimic_jpg": "mimic-cxr-jpg"}
+    sources = Sources(**{name: f"{s3}/corpus/{folder}" for name, folder in names.items()})
+    config = config_of(f"{s3}/from-s3", sources, workers=2)
+    build(config)
+    assert remote(config.out) == tree(shards)
+    assert build(config).rebuilt == 0
+
+
+@pytest.mark.slow
 def test_tasks_write_to_s3_and_finalize_finds_the_gap(s3, config_of, shards):
     config = config_of(f"{s3}/tasks", workers=1)
     build_task(config, Task(0, 2))

@@ -5,12 +5,13 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
+from gazeprep.remote_paths import located
 from gazeprep.schema import Fixations
 from gazeprep.sources import egd, reflacx, table
 
 
 def load_fixations(path: str | Path, format: Literal["reflacx", "egd", "table"], **options: Any) -> Fixations:
-    """Read the fixations of one reading from a file, in image px and seconds.
+    """Read the fixations of one reading from a file or a URL, in image px and seconds.
 
     format "reflacx": a REFLACX fixations.csv; "egd": an EGD-CXR fixations.csv, dicom_id=... names the image;
     "table": any csv or parquet, options as in sources.table.read_fixations (frame, image_size, columns, ...).
@@ -31,4 +32,4 @@ def load_fixations(path: str | Path, format: Literal["reflacx", "egd", "table"],
             + (f" and needs {', '.join(required)}" if required else "")
             + f"; given: {', '.join(options) or 'none'}"
         )
-    return readers[format](Path(path), **options)
+    return readers[format](located(path), **options)

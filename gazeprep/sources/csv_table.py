@@ -1,15 +1,18 @@
 """Strict reading of source tables: every cell text, every missing column and bad number named with its place."""
 
 import difflib
+import io
 import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from gazeprep.remote_paths import RemotePath
 from gazeprep.schema import FloatArray, InputError
 
 SYNTHETIC_MARK = "SYNTHETIC.json"
@@ -82,10 +85,14 @@ def check_columns(table: pd.DataFrame, columns: Sequence[str], kind: str) -> Non
 
 
 def _read_raw(path: Path) -> pd.DataFrame:
+    source = io.BytesIO(path.read_bytes()) if isinstance(path, RemotePath) else path
     if path.suffix == ".parquet":
-        table = pd.read_parquet(path)
+        table = pd.read_parquet(source)
         return table.astype(object).where(table.notna(), "").astype(str)
-    return pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False, encoding="utf-8-sig")
+    packed: Literal["gzip"] | None = "gzip" if path.suffix == ".gz" else None
+    return pd.read_csv(
+        source, compression=packed, dtype=str, keep_default_na=False, na_filter=False, encoding="utf-8-sig"
+    )
 
 
 def numbers(table: pd.DataFrame, column: str, *, kind: str, empty: float | None = None) -> FloatArray:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from gazeprep.remote_paths import RemotePath, located
 from gazeprep.reports import Override
 from gazeprep.schema import (
     CHEXPERT_LABELS,
@@ -112,7 +113,7 @@ class _ReleaseReports:
         study = study_path(study_id, subject_id)
         for root, folder in self._report_folders:
             path = f"{folder}/{study}.txt"
-            if os.path.exists(f"{root}/{path}"):  # noqa: PTH110 - called for each of 227,835 studies
+            if _is_there(root, path):
                 return ReportRef(root, path)
         return self._zipped_reports.get(study)
 
@@ -220,7 +221,7 @@ def read_report(ref: ReportRef) -> str:
 
     Raises InputError (report_unreadable).
     """
-    path = Path(ref.root, ref.path)
+    path = located(ref.root) / ref.path
     try:
         content = _open_zip(str(path), os.getpid()).read(ref.member) if ref.member else path.read_bytes()
     except (OSError, KeyError, zipfile.BadZipFile, zlib.error, EOFError) as error:
@@ -237,7 +238,8 @@ def _open_zip(path: str, process: int) -> zipfile.ZipFile:
     """Open a zip once a process: a forked process would share the file position of its parent."""
     del process
     try:
-        return zipfile.ZipFile(path)
+        place = located(path)
+        return zipfile.ZipFile(place.open("rb") if isinstance(place, RemotePath) else place)
     except (OSError, zipfile.BadZipFile) as error:
         raise InputError(
             "report_unreadable", f"{_ZIP} cannot be opened ({type(error).__name__}); download it again"
@@ -254,7 +256,7 @@ def study_path(study_id: str, subject_id: str) -> str:
 
 def _checked_roots(dicom_root: Path | None, jpg_root: Path | None) -> tuple[Path, ...]:
     given = {"MIMIC-CXR-JPG": jpg_root, "MIMIC-CXR": dicom_root}
-    roots = {name: Path(root) for name, root in given.items() if root is not None}
+    roots = {name: located(root) for name, root in given.items() if root is not None}
     if not roots:
         raise InputError("wrong_folder", "no MIMIC folder is given; give dicom_root, jpg_root or both")
     for name, root in roots.items():
@@ -296,6 +298,8 @@ def _groups(files: Path) -> list[str]:
 def _names(folder: Path) -> list[str]:
     """Return the sorted names in a folder, none where it is no folder."""
     try:
+        if isinstance(folder, RemotePath):
+            return folder.names()
         return sorted(os.listdir(folder))  # noqa: PTH208 - names only, for hundreds of thousands of folders
     except (FileNotFoundError, NotADirectoryError):
         return []
@@ -303,6 +307,12 @@ def _names(folder: Path) -> list[str]:
         raise InputError(
             "wrong_folder", f"a MIMIC folder cannot be listed ({type(error).__name__}); check its permissions"
         ) from None
+
+
+def _is_there(root: str, path: str) -> bool:
+    if isinstance(located(root), RemotePath):
+        return (located(root) / path).is_file()
+    return os.path.exists(f"{root}/{path}")  # noqa: PTH110 - called for each of 227,835 studies
 
 
 def _find_table(roots: Sequence[Path], pattern: str) -> list[Path]:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from gazeprep.fixations import Frame, to_image_px
+from gazeprep.remote_paths import located, source_folder
 from gazeprep.schema import SPLITS, Context, Fixations, FloatArray, ImageRef, InputError, Reading, Recording, Size, Word
 from gazeprep.sources.csv_table import check_columns, folder_is_synthetic, numbers, read_table
 from gazeprep.transcripts import split_phrases
@@ -76,6 +77,10 @@ class TableSource:
         if not NAME.fullmatch(self.name):
             raise ValueError(f"table.name is {self.name!r}: use lower-case letters, digits and hyphens")
         _check_names(self.columns)
+        source_folder(located(self.images).parent)
+        for name in ("images", "fixations", "words"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, located(getattr(self, name)))
 
     @property
     def dataset(self) -> str:
