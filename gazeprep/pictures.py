@@ -109,7 +109,7 @@ def fixations_drawn(sample: LoadedSample, left_out: set[int], most: int) -> tupl
             i + 1,
             round(float(x[i]), 1),
             round(float(y[i]), 1),
-            round(float(unit_px * np.sqrt(max(lasting_s[i], 0.02))), 1),
+            round(float(unit_px * np.sqrt(max(lasting_s[i], 0.02))), 2),
             float(gaze["start_s"][i]),
             float(gaze["end_s"][i]),
             colours[i],

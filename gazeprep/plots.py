@@ -1,4 +1,4 @@
-"""Pictures of samples: maps over images, each sentence's map under its words. Needs the extra gazeprep[plots]."""
+"""Figures of samples and of folders: maps over images, scanpaths, distributions. Needs the extra gazeprep[plots]."""
 
 import textwrap
 from collections.abc import Sequence
@@ -10,10 +10,13 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle
 
 from gazeprep.images import decode
+from gazeprep.pictures import Fixation, fixations_drawn, map_extent
 from gazeprep.schema import Rectangle
 from gazeprep.shards import LoadedSample
+from gazeprep.summary import Distribution, marked
 
 GAZE_COLOURS = "inferno"
 PANEL_INCHES = 2.6
@@ -70,15 +73,79 @@ def contact_sheet(samples: Sequence[LoadedSample], columns: int = 4) -> Figure:
     return _grid_figure(panels, columns)
 
 
+def scanpath_figure(sample: LoadedSample) -> Figure:
+    """Draw where a reader looked, in which order and how long, and beside it when, with the sentences as spoken.
+
+    Dots grow with the time looked, colours go from the first fixation to the last; those left out of the maps are
+    hollow. Raises ValueError on a sample without fixations.
+    """
+    if not len(sample.gaze["x_px"]):
+        raise ValueError(f"sample {sample.key} has no fixations; choose one of index.query('fixations > 0')")
+    fixations = fixations_drawn(sample, set(marked(sample.record)), len(sample.gaze["x_px"]))
+    with mpl.rc_context({"font.size": 8}):
+        figure = Figure(figsize=(4 * PANEL_INCHES, 1.6 * PANEL_INCHES), layout="constrained")
+        grid = figure.add_gridspec(3, 2, width_ratios=(1, 1.6), height_ratios=(3, 3, 1))
+        _draw_scanpath(figure.add_subplot(grid[:, 0]), sample, fixations)
+        across, down, spoken = (figure.add_subplot(grid[row, 1]) for row in range(3))
+        for axes, place, side in ((across, "x", "width"), (down, "y", "height")):
+            _draw_trace(axes, fixations, place, sample.record[f"stored_{side}_px"])
+        _draw_sentences(spoken, sample)
+        for axes in (across, down):
+            axes.sharex(spoken)
+            axes.tick_params(labelbottom=False)
+    return figure
+
+
+def _draw_scanpath(axes: Axes, sample: LoadedSample, fixations: Sequence[Fixation]) -> None:
+    image = decode(sample.image)
+    rows, cols = image.shape
+    axes.imshow(image, cmap="gray", vmin=0, vmax=400, extent=(0, cols, rows, 0))  # dimmed, so that dots stand out
+    axes.plot([f.x for f in fixations], [f.y for f in fixations], color="white", linewidth=0.5, alpha=0.4)
+    for f in fixations:
+        axes.add_patch(Circle((f.x, f.y), f.radius, fill=not f.left_out, facecolor=f"{f.colour}80", edgecolor=f.colour))
+    axes.set(xlim=(0, cols), ylim=(rows, 0), title=sample.key)
+    axes.set_axis_off()
+
+
+def _draw_trace(axes: Axes, fixations: Sequence[Fixation], place: str, side_px: int) -> None:
+    at = [getattr(f, place) for f in fixations]
+    begin, end = ([getattr(f, name) for f in fixations] for name in ("start_s", "end_s"))
+    axes.hlines(at, begin, end, colors=[f.colour for f in fixations], linewidth=2)
+    axes.set_facecolor("#14171a")
+    axes.set(ylim=(side_px, 0), yticks=[], ylabel={"x": "left, right", "y": "top, bottom"}[place])
+
+
+def _draw_sentences(axes: Axes, sample: LoadedSample) -> None:
+    starts, ends = sample.gaze["sentence_start_s"], sample.gaze["sentence_end_s"]
+    axes.barh(np.zeros(len(starts)), ends - starts, left=starts, color="#9aa4ad")
+    for i, middle in enumerate((starts + ends) / 2):
+        axes.text(middle, 0, str(i + 1), ha="center", va="center")
+    axes.set(yticks=[], ylabel="sentence", xlabel="seconds")
+
+
+def distributions_figure(distributions: Sequence[Distribution]) -> Figure:
+    """Draw the histogram of each distribution that has values, as the report does."""
+    filled = [distribution for distribution in distributions if len(distribution.pooled)]
+    columns = max(min(3, len(filled)), 1)
+    rows = max(-(-len(filled) // columns), 1)
+    with mpl.rc_context({"font.size": 8}):
+        size = columns * 1.3 * PANEL_INCHES, rows * 0.9 * PANEL_INCHES
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axes in grid[len(filled) :]:
+            axes.set_axis_off()
+        for axes, distribution in zip(grid, filled, strict=False):
+            counted = distribution.histogram()
+            axes.bar(counted.edges[:-1], counted.counts, np.diff(counted.edges), align="edge", edgecolor="white")
+            unit = f", {distribution.unit}" if distribution.unit else ""
+            last = ", last bin open" if counted.open_ended else ""
+            axes.set(title=distribution.title + unit, xlabel=f"{len(distribution.pooled)} {distribution.of}s{last}")
+    return figure
+
+
 def _panel(sample: LoadedSample, title: str, gaze_map: npt.NDArray[np.floating]) -> Panel:
     """Lay a map, which spans the whole image, where the resize put that image."""
-    record = sample.record
-    edges = [
-        (record[f"resize_offset_{axis}"], record[f"resize_scale_{axis}"] * record[f"image_{side}_px"])
-        for axis, side in (("x", "width"), ("y", "height"))
-    ]
-    (left, width), (top, height) = edges
-    return Panel(title, decode(sample.image), gaze_map, (left, top, left + width, top + height))
+    return Panel(title, decode(sample.image), gaze_map, map_extent(sample.record))
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -173,8 +173,9 @@ def chart(distribution: Distribution) -> Chart:
 
 def _bar_says(counted: Histogram, i: int) -> str:
     low, high = figure(counted.edges[i]), figure(counted.edges[i + 1])
-    last = counted.open_ended and i == len(counted.counts) - 1
-    return f"{low} and more: {counted.counts[i]}" if last else f"{low} to below {high}: {counted.counts[i]}"
+    if counted.open_ended and i == len(counted.counts) - 1:
+        return f"{low} and more: {counted.counts[i]}"
+    return f"{low} to below {high}: {counted.counts[i]}"
 
 
 def _chart_says(distribution: Distribution) -> str:
