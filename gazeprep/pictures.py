@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from gazeprep.images import GrayImage, decode
+from gazeprep.images import GrayImage
 from gazeprep.schema import FloatArray, Rectangle
 from gazeprep.shards import LoadedSample
 
@@ -75,14 +75,8 @@ def webp(image: npt.NDArray[np.uint8]) -> Picture:
     return Picture(f"data:image/webp;base64,{encoded}", image.shape[1], image.shape[0])
 
 
-def radiograph(sample: LoadedSample, long_side_px: int) -> Picture:
-    """Return a sample's picture without a map."""
-    return webp(shrunk(decode(sample.image), long_side_px))
-
-
-def map_picture(sample: LoadedSample, row: int, long_side_px: int) -> Picture:
-    """Return a sample's picture under row `row` of its maps."""
-    image = shrunk(decode(sample.image), long_side_px)
+def map_picture(image: GrayImage, sample: LoadedSample, row: int) -> Picture:
+    """Return a sample's decoded picture, perhaps shrunk, under row `row` of its maps."""
     factor = image.shape[1] / sample.record["stored_width_px"]
     left, top, right, bottom = (edge * factor for edge in map_extent(sample.record))
     return webp(overlay(image, sample.maps[row], (left, top, right, bottom)))

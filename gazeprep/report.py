@@ -10,8 +10,9 @@ import jinja2
 import numpy as np
 
 from gazeprep.agreement import SCORE_TITLES, PredictorScores, ReaderAgreement, reader_agreement
+from gazeprep.images import decode
 from gazeprep.known_answer import known_answer
-from gazeprep.pictures import Fixation, Picture, fixations_drawn, map_picture, radiograph, where_most
+from gazeprep.pictures import Fixation, Picture, fixations_drawn, map_picture, shrunk, webp, where_most
 from gazeprep.schema import SCHEMA_VERSION
 from gazeprep.shards import LoadedSample, ShardFolder
 from gazeprep.summary import Distribution, Histogram, Table, choose_cases, figure, marked, summarize
@@ -188,18 +189,20 @@ def _chart_says(distribution: Distribution) -> str:
 def case_view(sample: LoadedSample, redact: bool) -> CaseView:
     """Gather what the page shows of one sample."""
     gaze, record = sample.gaze, sample.record
+    stored = decode(sample.image)
+    large, small = shrunk(stored, LARGE_PX), shrunk(stored, SMALL_PX)
     fixations = fixations_drawn(sample, set(marked(record)), MOST_FIXATIONS)
     begin_s, end_s = _time_span(gaze)
     seconds = max(end_s - begin_s, 1e-3)
     sentences = tuple(
-        _sentence_view(sample, i, begin_s, seconds, redact)
+        _sentence_view(sample, i, map_picture(small, sample, 1 + i), begin_s, seconds, redact)
         for i in range(min(len(gaze["sentence_start_s"]), MOST_SENTENCES))
     )
     return CaseView(
         key=sample.key,
         facts=_facts(sample),
-        image=radiograph(sample, LARGE_PX),
-        whole=map_picture(sample, 0, LARGE_PX) if record["has_gaze"] else None,
+        image=webp(large),
+        whole=map_picture(large, sample, 0) if record["has_gaze"] else None,
         where=where_most(sample.maps[0]),
         width=record["stored_width_px"],
         height=record["stored_height_px"],
@@ -216,7 +219,9 @@ def case_view(sample: LoadedSample, redact: bool) -> CaseView:
     )
 
 
-def _sentence_view(sample: LoadedSample, i: int, begin_s: float, seconds: float, redact: bool) -> SentenceView:
+def _sentence_view(
+    sample: LoadedSample, i: int, picture: Picture, begin_s: float, seconds: float, redact: bool
+) -> SentenceView:
     starts, ends, windows = (float(sample.gaze[f"{name}_s"][i]) for name in TIMES)
     return SentenceView(
         number=i + 1,
@@ -227,7 +232,7 @@ def _sentence_view(sample: LoadedSample, i: int, begin_s: float, seconds: float,
         left=_share(starts - begin_s, seconds),
         width=_share(ends - starts, seconds),
         lead=_share(max(windows, begin_s) - begin_s, seconds),
-        picture=map_picture(sample, 1 + i, SMALL_PX),
+        picture=picture,
         where=where_most(sample.maps[1 + i]),
     )
 

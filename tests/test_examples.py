@@ -29,6 +29,7 @@ def shown_by(code, names):
     return None if last is None else eval(compile(ast.Expression(last.value), NOTEBOOK.name, "eval"), names)
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(shards, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sources = ["".join(cell["source"]) for cell in cells() if cell["cell_type"] == "code"]

@@ -183,10 +183,14 @@ def figures_of(table):
     return {row[0]: dict(zip(table.columns[1:], row[1:], strict=True)) for row in table.rows}
 
 
-def test_stored_fixations_lie_within_a_pixel_of_the_true_ones(shards, corpus):
+@pytest.fixture(scope="module")
+def beside_truth(shards, corpus):
+    return known_answer(ShardFolder(shards), corpus.out)
+
+
+def test_stored_fixations_lie_within_a_pixel_of_the_true_ones(shards, beside_truth):
     folder = ShardFolder(shards)
-    drift, _ = known_answer(folder, corpus.out)
-    for dataset, figures in figures_of(drift).items():
+    for dataset, figures in figures_of(beside_truth[0]).items():
         own = folder.index[(folder.index.dataset == dataset) & folder.index.has_gaze]
         assert figures["readings"] == len(own)
         assert figures["fixations"] == own.fixations.sum()
@@ -194,9 +198,8 @@ def test_stored_fixations_lie_within_a_pixel_of_the_true_ones(shards, corpus):
         assert float(figures["most off, px"]) < 1  # recordings are written in whole pixels
 
 
-def test_sentences_look_at_what_they_are_about(shards, corpus):
-    _, sentences = known_answer(ShardFolder(shards), corpus.out)
-    for figures in figures_of(sentences).values():
+def test_sentences_look_at_what_they_are_about(beside_truth):
+    for figures in figures_of(beside_truth[1]).values():
         own, others, counted, _ = (int(cell.rstrip("%")) for cell in list(figures.values())[1:])
         assert own > 2 * others
         assert counted > 90
