@@ -512,8 +512,9 @@ def test_the_same_export_twice_has_the_same_bytes(exported, shards, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"query": "subject = 'p123456'"}, "the query cannot be used"),
-        ({"query": "no_such_column > 1"}, "with columns among shard, key"),
+        ({"query": "subject = 'p123456'"}, "the query is no expression"),
+        ({"query": "no_such_column > 1"}, "columns are .*, has_gaze, "),
+        ({"query": "__import__('os').getcwd() == ''"}, "the query holds"),
         ({"query": "fixations > 100000"}, "no sample is chosen"),
         ({"split": "val"}, "must be one of train, validate, test"),
         ({"format": "npz", "maps": "full"}, "must be one of stored, picture, image"),

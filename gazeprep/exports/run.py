@@ -9,21 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
-import pandas as pd
-
 from gazeprep.exports.coco_folder import CocoFolder
 from gazeprep.exports.cogaze_folder import CogazeFolder
 from gazeprep.exports.egma_folder import EgmaFolder
 from gazeprep.exports.fiftyone_folder import FiftyoneFolder
 from gazeprep.exports.map_files import MapGrid, NpzFolder, Png16Folder
 from gazeprep.schema import SPLITS
+from gazeprep.selection import matches
 from gazeprep.shards import LoadedSample, ShardFolder, write_json
 
 Format = Literal["npz", "png16", "fiftyone", "coco", "cogaze", "egma"]
 FORMATS: tuple[str, ...] = get_args(Format)
 MAP_GRIDS: tuple[str, ...] = get_args(MapGrid)
-# What pandas raises on a query that it cannot parse or evaluate.
-_QUERY_ERRORS = (AttributeError, KeyError, NameError, NotImplementedError, SyntaxError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,7 @@ class ExportConfig:
     format: npz, png16: maps; fiftyone, coco: for those tools; cogaze, egma: what the published code reads, with
     report text. out: a new or empty folder. maps (npz, png16): as stored, or rendered with one cell per pixel of the
     stored picture or of the full-resolution image.
-    query: a pandas query on the index, such as "has_gaze and dataset == 'reflacx'". split: train, validate, test
+    query: of the index, as in "has_gaze and dataset == 'reflacx'". split: train, validate, test
     or "" for all. keys: a text file with one key a line. source_ids: write the sources' image, study and subject
     ids in place of pseudonyms. image_root: what stands before each path in EGMA's csv, "" for relative ones.
     """
@@ -119,29 +116,17 @@ def _writer(root: Path, config: ExportConfig) -> Writer:
 
 def chosen_keys(folder: ShardFolder, config: ExportConfig) -> list[str]:
     """Return the keys that query, split and key list all choose, in the order of the shards."""
-    rows = folder.index.reset_index(drop=True)
-    if config.split:
-        rows = rows[rows["split"] == config.split]
-    if config.query:
-        rows = _queried(rows, config.query)
+    rows = [row for row in folder.index.to_dict("records") if config.split in ("", row["split"])]
+    if config.query and rows:
+        rows = [row for row, taken in zip(rows, matches(config.query, rows), strict=True) if taken]
     if config.keys is not None:
         listed = config.keys.read_text(encoding="utf-8").split()
         for key in listed:
             folder.row(key)  # an unknown one is an error
-        rows = rows[rows["key"].isin(listed)]
-    if rows.empty:
+        rows = [row for row in rows if row["key"] in set(listed)]
+    if not rows:
         raise ValueError("no sample is chosen; widen --query, --split or --keys (gazeprep info tells what there is)")
-    return list(rows["key"])
-
-
-def _queried(rows: pd.DataFrame, query: str) -> pd.DataFrame:
-    try:
-        return rows.query(query)
-    except _QUERY_ERRORS as error:
-        raise ValueError(
-            f'the query cannot be used on the index ({type(error).__name__}); write it as in "has_gaze and '
-            f'sentences > 2", with columns among {", ".join(rows.columns)}'
-        ) from None
+    return [row["key"] for row in rows]
 
 
 @contextmanager
