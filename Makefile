@@ -15,7 +15,7 @@ SEED ?= 0
 SYNTHETIC ?= out/synthetic-$(SUBJECTS)-$(SEED)
 ARGS ?=
 
-.PHONY: help setup demo demo-train shards shards-real check test test-slow bench clean
+.PHONY: help setup demo demo-shards reproduce shards shards-real check test test-slow bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -30,17 +30,21 @@ $(VENV)/.done: pyproject.toml constraints.txt
 	  exit 1; fi
 	@touch $@
 
-demo: setup ## synthetic recordings -> shards -> a contact sheet of gaze maps over images
-	$(MAKE) shards OUT=out/demo/shards SYNTHETIC=out/demo/recordings SUBJECTS=24
+demo: setup demo-shards ## synthetic recordings -> shards -> maps -> a short training -> what the model knows
 	$(BIN)/gazeprep info out/demo/shards
 	$(BIN)/gazeprep preview out/demo/shards --out out/demo/maps.png
 	$(BIN)/gazeprep report out/demo/shards --out out/demo/report.html --truth out/demo/recordings
+	$(BIN)/python pipelines/probe.py --config configs/demo.yaml --shards out/demo/shards --out out/demo/runs \
+	  --conditions '[trained, untrained, shuffled]'
 
-demo-train: setup ## tiny CoGaze models on 200 synthetic subjects, compared on held-out ones: docs/reproduce.md
-	$(MAKE) shards OUT=out/demo/small SYNTHETIC=out/synthetic-200-0 SUBJECTS=200 SEED=0 \
+demo-shards: setup
+	$(MAKE) shards OUT=out/demo/shards SYNTHETIC=out/demo/recordings SUBJECTS=200 SEED=0 \
 	  ARGS='--sample.picture.resize.size_px 112'
-	$(BIN)/python pipelines/tiny_towers.py --shards out/demo/small --out out/demo/towers --sizes.layers 3
-	$(BIN)/python pipelines/probe.py --config configs/demo.yaml --shards out/demo/small --out out/demo/runs
+	$(BIN)/python pipelines/tiny_towers.py --shards out/demo/shards --out out/demo/towers
+
+reproduce: setup demo-shards ## the figures of docs/reproduce.md: six conditions, three seeds, over half an hour
+	$(BIN)/python pipelines/probe.py --config configs/demo.yaml --shards out/demo/shards --out out/demo/runs \
+	  --seeds '[0, 1, 2]'
 
 # Any subset of REFLACX, EGD, MIMIC and MIMIC_JPG, or MIMIC_EYE, names real data; none means the synthetic corpus.
 shards: setup ## build shards: REFLACX=.. EGD=.. MIMIC=.. MIMIC_JPG=.. or MIMIC_EYE=.., OUT=.., or synthetic ones
@@ -88,6 +92,7 @@ bench: setup ## ratios against what one would otherwise use, in one run
 	$(BIN)/python benchmarks/losses.py
 	$(BIN)/python benchmarks/streaming.py
 	$(BIN)/python benchmarks/features.py
+	$(BIN)/python benchmarks/memory.py
 
 clean: ## remove what make demo and make shards wrote into out/
 	rm -rf out
