@@ -49,7 +49,7 @@ class FiftyoneFolder:
 
     def finish(self) -> None:
         """Write what lists all samples."""
-        metadata = {"name": self._root.name, "media_type": "image", "info": {"maps": "peak of each map is 255"}}
+        metadata = {"media_type": "image", "info": {"maps": "peak of each map is 255"}}
         for name, value in (("metadata", metadata), ("samples", {"samples": self._samples})):
             (self._root / f"{name}.json").write_text(json.dumps(value, indent=1), encoding="utf-8")
 
