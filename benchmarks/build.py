@@ -1,10 +1,11 @@
 """The build against a plain loop of pydicom, OpenCV and webdataset, 2 workers against 1, and where the time goes.
 
-python benchmarks/build.py
+python benchmarks/build.py [--steps]
 """
 
 import multiprocessing
 import os
+import sys
 import tarfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +21,7 @@ import cv2
 import numpy as np
 import pydicom
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from timing import memory_mib
 
 from gazeprep.build import BuildConfig, build, jobs_of
 from gazeprep.cases import Sources, collect
@@ -204,6 +206,14 @@ def timed_sample(case: Case, job: Job, taken: dict[str, float]) -> Sample:
 # --- one corpus
 
 
+@dataclass(frozen=True)
+class Memory:
+    """Memory of a worker before its first job, and at the most."""
+
+    start_mib: float
+    peak_mib: float
+
+
 @dataclass
 class Measured:
     """Repetitions of one corpus, paired by position."""
@@ -213,6 +223,7 @@ class Measured:
     many: list[Built] = field(default_factory=list)
     again_s: list[float] = field(default_factory=list)
     steps: list[dict[str, float]] = field(default_factory=list)
+    memory: Memory | None = None
 
 
 @contextmanager
@@ -239,11 +250,18 @@ def measure(sources: Sources, jobs: Sequence[Job], corpus: Corpus, folder: Path)
             with TemporaryDirectory(dir=folder) as out:
                 found.many.append(timed_build(sources, Path(out), corpus.shard_samples, MANY_WORKERS))
                 found.again_s.append(timed_build(sources, Path(out), corpus.shard_samples, 1).whole_s)
+    measure_steps(jobs, folder, found)
+    return found
+
+
+def measure_steps(jobs: Sequence[Job], folder: Path, found: Measured) -> None:
+    """Split a worker's time by step, and note its memory."""
     with process_with(WORKER_ENVIRONMENT) as worker:  # what the build gives its workers
+        start_mib = worker.submit(memory_mib, "VmRSS").result()
         for _ in range(SPLIT_REPEATS):
             with TemporaryDirectory(dir=folder) as out:
                 found.steps.append(worker.submit(step_seconds, jobs, Path(out)).result())
-    return found
+        found.memory = Memory(start_mib, worker.submit(memory_mib, "VmHWM").result())
 
 
 def check_same_bytes(
@@ -282,9 +300,14 @@ def report(corpus: Corpus, jobs: Sequence[Job], found: Measured) -> None:
     cases = [case for job in jobs for case in job.cases]
     gaze = sum(case.reading is not None for case in cases)
     print(f"\n{corpus.name}: {len(cases)} cases, {gaze} with gaze, {len(jobs)} shards; {corpus.repeats} repetitions")
-    print_steady(found, len(cases))
-    print_whole(found)
+    if found.plain_s:
+        print_steady(found, len(cases))
+        print_whole(found)
     print_steps(found.steps, len(cases))
+    if found.memory is not None:
+        print(
+            f"  memory of a worker: {found.memory.start_mib:.0f} MiB at its start, {found.memory.peak_mib:.0f} at most"
+        )
 
 
 def print_steady(found: Measured, cases: int) -> None:
@@ -318,17 +341,19 @@ def ratios(dividends: Iterable[float], divisors: Iterable[float]) -> list[float]
 
 
 def print_steps(steps: Sequence[dict[str, float]], cases: int) -> None:
-    """Print the steps, the longest first, as milliseconds a case."""
+    """Print the steps, the longest first, as milliseconds a case, and cases a second if there were no other step."""
     per_case_ms = {name: median(one[name] for one in steps) / cases * 1e3 for name in steps[0]}
     whole_ms = per_case_ms.pop("whole job in one call")
     print(f"  one worker's time by step, ms a case over all cases (whole jobs in one call: {whole_ms:.2f} ms):")
     total_ms = sum(per_case_ms.values())
     for name, ms in sorted(per_case_ms.items(), key=lambda step: -step[1]):
-        print(f"    {name:26}{ms:6.2f}   {ms / total_ms:4.0%}")
+        print(f"    {name:26}{ms:6.2f}   {ms / total_ms:4.0%}   {1e3 / ms:8.0f} cases/s")
+    print(f"    {'all':26}{total_ms:6.2f}          {1e3 / total_ms:8.1f} cases/s")
 
 
 def main() -> None:
-    """Measure every corpus in one run and print ratios."""
+    """Measure every corpus in one run and print ratios; with --steps the steps and the memory of a worker alone."""
+    only_steps = "--steps" in sys.argv[1:]
     print(f"{os.cpu_count()} cores. Each figure is the median of repetitions taken in turn, (lowest to highest).")
     print("The plain loop is one process of pydicom, cv2 and webdataset.ShardWriter, one thread like each worker. It")
     print("takes recordings, reports, maps and json from gazeprep, and its tars hold the same members byte for byte.")
@@ -339,7 +364,12 @@ def main() -> None:
             )
             sources = Sources(written.reflacx, written.egd, written.mimic_cxr, written.mimic_cxr_jpg)
             jobs = jobs_of(collect(sources), corpus.shard_samples)
-            report(corpus, jobs, measure(sources, jobs, corpus, Path(folder)))
+            found = Measured()
+            if only_steps:
+                measure_steps(jobs, Path(folder), found)
+            else:
+                found = measure(sources, jobs, corpus, Path(folder))
+            report(corpus, jobs, found)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""How long a call takes, for the benchmarks of single functions."""
+"""How long a call takes and how much memory a process has, for several benchmarks."""
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 
 
@@ -14,3 +15,9 @@ def seconds(call: Callable[[], object], repeats: int) -> float:
         call()
         taken.append(time.perf_counter() - start)
     return median(taken)
+
+
+def memory_mib(kind: str) -> float:
+    """Return this process's memory now (VmRSS) or at its highest (VmHWM)."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split(f"{kind}:")[1].split()[0]) / 1024

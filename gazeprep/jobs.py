@@ -199,33 +199,30 @@ def _picture_of(data: bytes, record: dict[str, Any]) -> Picture:
 
 def recipe(job: Job, config: SampleConfig) -> str:
     """Return a digest of everything that a shard depends on but the state of the source files."""
-    cases = [[_picture_recipe(c, config), _case_recipe(c, job.override(c), config)] for c in job.cases]
-    return _digest([job.shard, versions(), cases])
-
-
-def _picture_recipe(case: Case, config: SampleConfig) -> list[Any]:
-    return [versions(), _facts(config.picture), _facts(case.image)]
+    cases = [[_facts(case), _facts(job.override(case))] for case in job.cases]
+    with_gaze = any(case.reading is not None for case in job.cases)
+    options = [_facts(config.picture), list(config.maps.grid), *(_gaze_facts(config) if with_gaze else ())]
+    return _digest([job.shard, versions(), options, cases])
 
 
 def _picture_facts(case: Case, config: SampleConfig) -> list[Any]:
-    return [*_picture_recipe(case, config), _file_facts(located(case.image.root) / case.image.path)]
-
-
-def _case_recipe(case: Case, override: Override | None, config: SampleConfig) -> list[Any]:
-    """List what a sample depends on beside its picture and files; options of gaze only where there is gaze."""
-    facts: list[Any] = [_facts(case), _facts(override), list(config.maps.grid)]
-    if case.reading is not None:
-        facts += [_facts(config.maps), _facts(config.alignment), _facts(config.filters)]
-    return facts
+    image = located(case.image.root) / case.image.path
+    return [versions(), _facts(config.picture), _facts(case.image), _file_facts(image)]
 
 
 def _case_facts(case: Case, override: Override | None, config: SampleConfig) -> list[Any]:
-    facts = _case_recipe(case, override, config)
+    """List what a sample depends on beside its picture; options of gaze only where there is gaze."""
+    facts: list[Any] = [_facts(case), _facts(override), list(config.maps.grid)]
     if case.report is not None:
         facts.append(_file_facts(located(case.report.root) / case.report.path))
     if case.reading is not None:
         facts += [_file_facts(path) for path in case.reading.files()]
+        facts += _gaze_facts(config)
     return facts
+
+
+def _gaze_facts(config: SampleConfig) -> list[Any]:
+    return [_facts(config.maps), _facts(config.alignment), _facts(config.filters)]
 
 
 def _file_facts(path: Path) -> list[Any]:
