@@ -17,7 +17,7 @@ from gazeprep.executors import EXECUTORS, Executor, ExecutorName
 from gazeprep.jobs import BuildError, Job, JobReport, explained_os_errors, read_stats, recipe, run_job, versions
 from gazeprep.samples import SampleConfig
 from gazeprep.schema import SCHEMA_VERSION, SPLITS, InputError
-from gazeprep.shards import INDEX_SCHEMA, REJECTED_SCHEMA, json_bytes, parquet_bytes
+from gazeprep.shards import INDEX_SCHEMA, REJECTED_SCHEMA, json_bytes, parquet_bytes, table_facts
 from gazeprep.splits import HashSplit
 from gazeprep.stores import WORK_FOLDER, RemoteStore, Store, open_store
 
@@ -197,10 +197,12 @@ def finish(store: Store, plan: Plan, rebuilt: int | None) -> BuildReport:
             f"{plan.inputs} inputs are not {len(rows)} samples + {len(rejected)} rejected; delete the output folder, "
             "build again, and report this"
         )
-    store.write("rejected.parquet", parquet_bytes(rejected, REJECTED_SCHEMA))
+    tables = {"rejected.parquet": parquet_bytes(rejected, REJECTED_SCHEMA)}
+    store.write("rejected.parquet", tables["rejected.parquet"])
     if not rows:
         raise _no_samples(_tally(row["reason"] for row in rejected))
-    store.write("index.parquet", parquet_bytes(rows, INDEX_SCHEMA))
+    tables["index.parquet"] = parquet_bytes(rows, INDEX_SCHEMA)
+    store.write("index.parquet", tables["index.parquet"])
     shards = [
         {
             "name": shard.shard,
@@ -215,7 +217,8 @@ def finish(store: Store, plan: Plan, rebuilt: int | None) -> BuildReport:
     empty: Counter[str] = sum((Counter(one["empty"]) for one in stats), Counter())
     counts = counts_of(plan.noted, empty, rows, rejected)
     synthetic = any(row["synthetic"] for row in rows)
-    store.write("dataset.json", json_bytes(plan.about | {"synthetic": synthetic, "counts": counts, "shards": shards}))
+    held = {"synthetic": synthetic, "counts": counts, "shards": shards, "tables": table_facts(tables)}
+    store.write("dataset.json", json_bytes(plan.about | held))
     return BuildReport(
         inputs=plan.inputs,
         samples=len(rows),

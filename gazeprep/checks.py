@@ -113,8 +113,19 @@ class CheckedSample:
     empty: tuple[str, ...] | None
 
 
-def check_sample(members: Mapping[str, bytes], row: Mapping[str, Any] | None) -> CheckedSample:
-    """Check the four members of a sample by role, against each other and its row of the index."""
+@dataclass(frozen=True)
+class Recipe:
+    """What the manifest's config says of every sample; alignment as json."""
+
+    map_rows: int
+    map_cols: int
+    resize_rule: str
+    image_format: str
+    alignment: str
+
+
+def check_sample(members: Mapping[str, bytes], row: Mapping[str, Any] | None, recipe: Recipe) -> CheckedSample:
+    """Check the four members of a sample by role, against each other, its row of the index and the recipe."""
     found: list[Problem] = []
 
     def attempt(kind: str, check: Callable[..., Any], *arguments: Any) -> Any:
@@ -131,6 +142,7 @@ def check_sample(members: Mapping[str, bytes], row: Mapping[str, Any] | None) ->
     maps = attempt("maps", read_maps, members["maps"])
     if record is not None:
         attempt("image", check_image, members["image"], record)
+        attempt("recipe", check_recipe, record, recipe)
     if record is not None and row is not None:
         attempt("index", check_row, row, record)
     if record is not None and gaze is not None:
@@ -187,6 +199,14 @@ def _check_values(record: Record) -> None:
         _wrong_unless(isinstance(json.loads(record[name]), kind), f"{name} holds no json {kind.__name__}")
     sizes = [record[name] for name in INTS]
     _wrong_unless(min(sizes) >= 1, "a size is not positive")
+
+
+def check_recipe(record: Record, recipe: Recipe) -> None:
+    """Compare a sample's json with the config of the whole folder; raises WrongSampleError."""
+    wanted = {name: getattr(recipe, name) for name in ("map_rows", "map_cols", "resize_rule")}
+    wanted |= {"alignment": recipe.alignment} if record["reading_id"] else {}
+    odd = [name for name, value in wanted.items() if record[name] != value]
+    _wrong_unless(not odd, f"made by another {', '.join(odd)} than the folder's config says")
 
 
 # --- the image

@@ -1,6 +1,7 @@
 """Reads every byte of a folder of shards and says what is wrong with it, by shard and key."""
 
 import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -12,25 +13,24 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import cv2
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gazeprep.checks import Problem, check_sample
+from gazeprep.checks import Problem, Recipe, check_sample
 from gazeprep.schema import SCHEMA_VERSION, SPLITS
-from gazeprep.shards import BLOCK, INDEX_SCHEMA, KEY, MEMBERS, REJECTED_SCHEMA, SUFFIX, sample_key
+from gazeprep.shards import BLOCK, INDEX_SCHEMA, KEY, MEMBERS, REJECTED_SCHEMA, SUFFIX, canonical_json, sample_key
 
 MANIFEST, INDEX, REJECTED = "dataset.json", "index.parquet", "rejected.parquet"
-MANIFEST_FIELDS = {"schema_version", "synthetic", "sources", "config", "versions", "counts", "shards"}
+MANIFEST_FIELDS = {"schema_version", "synthetic", "sources", "config", "versions", "counts", "shards", "tables"}
 ORIGIN_FIELDS = {"parts", "selection"}  # of what merge and select wrote
 SHARD_FIELDS = {"name": str, "split": str, "samples": int, "size": int, "sha256": str}
 SHARD_NAME = re.compile(rf"(?P<split>{'|'.join(SPLITS)})/(?P=split)-\d{{5,}}\.tar")
 BESIDE = re.compile(r"\.build|features-[0-9a-f]+")  # folders of a build and of stored tokens
 ROLES = {"png": "image", "jpg": "image"} | {suffix: role for role, suffix in SUFFIX.items()}
-CHUNK = 2**20  # bytes
 
 Row = dict[str, Any]
 Watcher = Callable[[str, int], None]  # called with each finished shard and the number of shards
@@ -57,21 +57,25 @@ def lint(root: Path, *, workers: int = 0, watch: Watcher | None = None) -> LintR
     manifest = _read_manifest(root, found)
     if manifest is None:
         return LintReport(tuple(found))
-    index = _read_parquet(root, INDEX, INDEX_SCHEMA, found)
-    rejected = _read_parquet(root, REJECTED, REJECTED_SCHEMA, found)
+    index = _read_parquet(root / INDEX, manifest["tables"][INDEX], INDEX_SCHEMA, found)
+    rejected = _read_parquet(root / REJECTED, manifest["tables"][REJECTED], REJECTED_SCHEMA, found)
     found += _unlisted_files(root, manifest)
     if index is not None:
         found += _index_problems(index, manifest)
     if rejected is not None:
         found += _rejected_problems(rejected, index)
     rows = {} if index is None else {str(name): part for name, part in index.groupby("shard", sort=False)}
+    recipe = _recipe(manifest)
+    assert recipe is not None
     tasks = [
-        _Shard(root, listed, None if index is None else _records(rows.get(listed["name"], index[:0])))
-        for listed in manifest["shards"]
+        _Shard(root, one, None if index is None else _records(rows.get(one["name"], index[:0])), recipe)
+        for one in manifest["shards"]
     ]
     checked = list(_run(tasks, workers, watch))
     found += [problem for one in checked for problem in one.problems]
     if index is not None and rejected is not None:
+        if manifest["synthetic"] != bool(index["synthetic"].any()):
+            found.append(Problem("counts", f"synthetic is {manifest['synthetic']}, the index says otherwise", MANIFEST))
         found += _count_problems(manifest["counts"], index, rejected, checked)
     return LintReport(tuple(found), len(tasks), sum(one.samples for one in checked), sum(one.bytes for one in checked))
 
@@ -100,11 +104,32 @@ def _read_manifest(root: Path, found: list[Problem]) -> dict[str, Any] | None:
         return None
     odd = MANIFEST_FIELDS ^ (manifest.keys() - ORIGIN_FIELDS)
     counts, shards = manifest.get("counts"), manifest.get("shards")
-    typed = not odd and isinstance(counts, dict) and isinstance(shards, list)
-    if not typed or not all(_is_listed_shard(one) for one in shards):
-        found.append(Problem("manifest", "lacks fields, or lists what is no shard", MANIFEST))
+    typed = not odd and isinstance(counts, dict) and isinstance(shards, list) and _lists_tables(manifest["tables"])
+    if not typed or _recipe(manifest) is None or not all(_is_listed_shard(one) for one in shards):
+        found.append(Problem("manifest", "lacks fields, or holds others than a build writes", MANIFEST))
         return None
     return manifest
+
+
+def _lists_tables(tables: Any) -> bool:
+    facts = {"size": int, "sha256": str}
+    if not isinstance(tables, dict) or tables.keys() != {INDEX, REJECTED}:
+        return False
+    return all(isinstance(one, dict) and {name: type(one[name]) for name in one} == facts for one in tables.values())
+
+
+def _recipe(manifest: dict[str, Any]) -> Recipe | None:
+    """Return what a manifest's config says of every sample, None where it does not."""
+    match manifest["config"]:
+        case {
+            "sample": {
+                "maps": {"grid": [int(rows), int(cols)]},
+                "picture": {"resize": {"rule": str(rule)}, "format": "png" | "jpg" as image_format},
+                "alignment": dict(alignment),
+            }
+        }:
+            return Recipe(rows, cols, rule, image_format, canonical_json(alignment))
+    return None
 
 
 def _is_listed_shard(listed: Any) -> bool:
@@ -115,12 +140,15 @@ def _is_listed_shard(listed: Any) -> bool:
     return named is not None and named["split"] == listed["split"]
 
 
-def _read_parquet(root: Path, name: str, schema: pa.Schema, found: list[Problem]) -> pd.DataFrame | None:
-    if not (root / name).exists():
+def _read_parquet(path: Path, listed: Row, schema: pa.Schema, found: list[Problem]) -> pd.DataFrame | None:
+    name = path.name
+    try:
+        data = path.read_bytes()
+        found += [replace(problem, shard=name) for problem in _byte_problems(len(data), hashlib.sha256(data), listed)]
+        table = pq.read_table(io.BytesIO(data))
+    except FileNotFoundError:
         found.append(Problem("missing_file", "is not there", name))
         return None
-    try:
-        table = pq.read_table(root / name)
     except (OSError, pa.ArrowException) as error:
         found.append(Problem("index", f"cannot be read ({type(error).__name__})", name))
         return None
@@ -234,6 +262,7 @@ class _Shard:
     root: Path
     listed: dict[str, Any]
     rows: list[Row] | None
+    recipe: Recipe
 
 
 @dataclass(frozen=True, eq=False)
@@ -276,13 +305,11 @@ def _check_shard(task: _Shard) -> _Checked:
     return replace(checked, problems=tuple(replace(problem, shard=name) for problem in checked.problems))
 
 
-def _check_tar(file: BinaryIO, task: _Shard) -> _Checked:
+def _check_tar(file: io.BufferedReader, task: _Shard) -> _Checked:
     problems: list[Problem] = []
-    size, digest = _hashed(file)
-    if size != task.listed["size"]:
-        problems.append(Problem("size", f"has {size} bytes, {MANIFEST} says {task.listed['size']}"))
-    if digest != task.listed["sha256"]:
-        problems.append(Problem("checksum", f"has another sha256 than {MANIFEST} says: its bytes were changed"))
+    digest = hashlib.file_digest(file, "sha256")
+    size = file.tell()
+    problems += _byte_problems(size, digest, task.listed)
     walk = _Walk(file, size, problems)
     rows = None if task.rows is None else {row["key"]: row for row in task.rows}
     empty: Counter[str] | None = Counter()
@@ -295,7 +322,7 @@ def _check_tar(file: BinaryIO, task: _Shard) -> _Checked:
             problems.append(
                 Problem("index", f"is not in {INDEX}, or not for this shard, or twice in it", key=_safe(key))
             )
-        lacking = _check_sample(sample, row, problems)
+        lacking = _check_sample(sample, row, task.recipe, problems)
         empty = None if empty is None or lacking is None else empty + Counter(lacking)
     if rows:
         first = _safe(next(iter(rows)))
@@ -305,13 +332,12 @@ def _check_tar(file: BinaryIO, task: _Shard) -> _Checked:
     return _Checked(tuple(problems), samples, size, empty)
 
 
-def _hashed(file: BinaryIO) -> tuple[int, str]:
-    """Return a file's size in bytes and its sha256."""
-    digest, size = hashlib.sha256(), 0
-    while chunk := file.read(CHUNK):
-        digest.update(chunk)
-        size += len(chunk)
-    return size, digest.hexdigest()
+def _byte_problems(size: int, digest: "hashlib._Hash", listed: Row) -> Iterator[Problem]:
+    """Compare a file's size in bytes and its sha256 with what the manifest lists."""
+    if size != listed["size"]:
+        yield Problem("size", f"has {size} bytes, {MANIFEST} says {listed['size']}")
+    if digest.hexdigest() != listed["sha256"]:
+        yield Problem("checksum", f"has another sha256 than {MANIFEST} says: its bytes were changed")
 
 
 @dataclass(frozen=True, eq=False)
@@ -329,7 +355,7 @@ class _Member:
 class _Walk:
     """Reads a tar from its first header to its last byte."""
 
-    file: BinaryIO
+    file: io.BufferedReader
     size: int
     problems: list[Problem]
     end: int = field(default=0, init=False)
@@ -367,7 +393,9 @@ class _Walk:
             self.problems.append(Problem("tar", "does not end as a tar does: it is cut short"))
 
 
-def _check_sample(sample: list[_Member], row: Row | None, problems: list[Problem]) -> tuple[str, ...] | None:
+def _check_sample(
+    sample: list[_Member], row: Row | None, recipe: Recipe, problems: list[Problem]
+) -> tuple[str, ...] | None:
     """Append what is wrong with a sample; returns the sections that it lacks, None where that cannot be told."""
     key = _safe(sample[0].key)
     by_role = {ROLES[member.suffix]: member for member in sample if member.suffix in ROLES}
@@ -380,7 +408,9 @@ def _check_sample(sample: list[_Member], row: Row | None, problems: list[Problem
         problems.append(Problem("members", "has other members than the four, or not in their order", key=key))
     if row is not None and not _is_at(sample, by_role, row):
         problems.append(Problem("index", f"lies elsewhere in the tar than {INDEX} says", key=key))
-    checked = check_sample({role: member.data for role, member in by_role.items()}, row)
+    if by_role["image"].suffix != recipe.image_format:
+        problems.append(Problem("recipe", f"its picture is no {recipe.image_format}", key=key))
+    checked = check_sample({role: member.data for role, member in by_role.items()}, row, recipe)
     problems += [replace(problem, key=key) for problem in checked.problems]
     return checked.empty
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from gazeprep.build import counts_of
 from gazeprep.lint import INDEX, MANIFEST, REJECTED, leaks
 from gazeprep.schema import SCHEMA_VERSION
-from gazeprep.shards import INDEX_SCHEMA, KEY, REJECTED_SCHEMA, ShardFolder, write_json, write_parquet
+from gazeprep.shards import INDEX_SCHEMA, KEY, REJECTED_SCHEMA, ShardFolder, json_bytes, parquet_bytes, table_facts
 from gazeprep.stores import folder_appearing_whole
 
 Row = dict[str, Any]
@@ -85,11 +85,13 @@ def write_tables(root: Path, about: Record, rows: list[Row], rejected: list[Row]
     """Write index, rejected inputs and manifest; `about` is the manifest but for counts and shards."""
     rejected = sorted(rejected, key=lambda row: (row["dataset"], row["key"]))
     counts = counts_of(about["noted"], Counter(about["empty"]), rows, rejected)
-    write_parquet(root / REJECTED, rejected, REJECTED_SCHEMA)
-    write_parquet(root / INDEX, rows, INDEX_SCHEMA)
+    tables = {REJECTED: parquet_bytes(rejected, REJECTED_SCHEMA), INDEX: parquet_bytes(rows, INDEX_SCHEMA)}
+    for name, data in tables.items():
+        (root / name).write_bytes(data)
     manifest = {name: value for name, value in about.items() if name not in ("noted", "empty")}
     synthetic = any(row["synthetic"] for row in rows)
-    write_json(root / MANIFEST, manifest | {"synthetic": synthetic, "counts": counts, "shards": shards})
+    held = {"synthetic": synthetic, "counts": counts, "shards": shards, "tables": table_facts(tables)}
+    (root / MANIFEST).write_bytes(json_bytes(manifest | held))
 
 
 # --- whether they can be one

@@ -199,6 +199,11 @@ def parquet_bytes(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> bytes:
     return buffer.getvalue()
 
 
+def table_facts(tables: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
+    """Return what a manifest says of the tables beside it: size in bytes and sha256 of each."""
+    return {name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in tables.items()}
+
+
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
     """Write a readable json file under a final name that appears only when the file is whole."""
     LocalStore(path.parent).write(path.name, json_bytes(record))

@@ -17,7 +17,7 @@ from gazeprep.build import BuildConfig, build
 from gazeprep.cases import Sources
 from gazeprep.cli import main
 from gazeprep.lint import lint
-from gazeprep.shards import ShardFolder, json_member, maps_member, sha256_of
+from gazeprep.shards import ShardFolder, json_member, maps_member, sha256_of, table_facts
 
 
 def found(folder):
@@ -72,6 +72,12 @@ def edit_index(out, change):
     rows = pq.read_table(out / "index.parquet").to_pylist()
     schema = pq.read_schema(out / "index.parquet")
     pq.write_table(pa.Table.from_pylist(change(rows) or rows, schema=schema), out / "index.parquet")
+    seal(out, "index.parquet")
+
+
+def seal(out, name):
+    facts = table_facts({name: (out / name).read_bytes()})
+    edit_manifest(out, lambda manifest: manifest["tables"].update(facts))
 
 
 def rewrite(out, shard, change):
@@ -92,12 +98,12 @@ def rewrite(out, shard, change):
             if one["shard"] == shard:
                 put(one, {name: where for name, where in places.items() if name.startswith(one["key"])})
 
-    def seal(manifest):
+    def list_anew(manifest):
         listed = next(one for one in manifest["shards"] if one["name"] == shard)
         listed |= {"size": path.stat().st_size, "sha256": sha256_of(path)}
 
     edit_index(out, place)
-    edit_manifest(out, seal)
+    edit_manifest(out, list_anew)
 
 
 def put(one, places):
@@ -221,6 +227,12 @@ def test_a_damaged_table(out, name, kind):
     assert (kind, name, "") in found(out)
 
 
+@pytest.mark.parametrize("name", ["index.parquet", "rejected.parquet"])
+def test_a_flipped_byte_of_a_table(out, name):
+    flip(out / name, 30)
+    assert ("checksum", name, "") in found(out)
+
+
 def test_an_extra_file_is_counted_and_an_extra_shard_named(out, row):
     (out / "train" / "notes on patient 1.txt").write_text("x")
     shutil.copy(out / row["shard"], out / "train" / "train-00077.tar")
@@ -339,6 +351,8 @@ def test_an_index_of_another_build(out, tables):
     tables.image("a")
     build(BuildConfig(tables.root / "other", Sources(table=tables.source("other")), executor="inline"))
     shutil.copy(tables.root / "other" / "index.parquet", out / "index.parquet")
+    assert kinds(out) >= {"checksum"}
+    seal(out, "index.parquet")
     assert kinds(out) >= {"index", "counts"}
 
 
@@ -412,9 +426,36 @@ def test_counts_that_do_not_add_up(out):
     assert told[1].startswith("empty is {}")
 
 
+def test_a_folder_that_hides_what_is_synthetic(out):
+    edit_manifest(out, lambda manifest: manifest.update(synthetic=True))
+    assert found(out) == {("counts", "dataset.json", "")}
+
+
 def test_another_schema_version(out):
     edit_manifest(out, lambda manifest: manifest.update(schema_version=2))
     assert found(out) == {("schema_version", "dataset.json", "")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"grid": [37, 36]}, "another map_cols"),
+        ({"rule": "none"}, "another resize_rule"),
+        ({"lead_s": 2.0}, "another alignment"),
+        ({"format": "jpg"}, "no jpg"),
+    ],
+)
+def test_samples_of_another_recipe_than_the_folder_says(out, row, changes, told):
+    def change(manifest):
+        sample = manifest["config"]["sample"]
+        parts = (sample["maps"], sample["picture"], sample["picture"]["resize"], sample["alignment"])
+        for part in parts:
+            part.update({name: value for name, value in changes.items() if name in part})
+
+    edit_manifest(out, change)
+    problems = [one for one in lint(out, workers=1).problems if one.key == row["key"]]
+    assert [one.kind for one in problems] == ["recipe"]
+    assert told in problems[0].what
 
 
 def test_a_shard_that_the_manifest_forgets(out, row):

@@ -16,8 +16,7 @@ from gazeprep.lint import lint
 from gazeprep.merge import merge
 from gazeprep.samples import MapConfig, SampleConfig
 from gazeprep.selection import chosen_keys, matches, select
-from gazeprep.shards import SUFFIX, ShardFolder
-from gazeprep.stores import LocalStore
+from gazeprep.shards import REJECTED_SCHEMA, SUFFIX, ShardFolder, parquet_bytes
 
 SPLITS = ("train", "train", "validate", "test")
 
@@ -111,11 +110,9 @@ def test_what_another_build_has_is_not_rejected_any_more(builds, tmp_path):
 
 def reject(root, rows):
     """Say in a folder's tables that these inputs were rejected."""
-    from gazeprep.shards import REJECTED_SCHEMA, write_parquet
-
     ids = [{"key": row["key"], "dataset": row["dataset"], "reading_id": row["reading"]} for row in rows]
     others = {"dicom_id": "", "study_id": "", "subject_id": "", "reason": "image_missing", "detail": ""}
-    write_parquet(root / "rejected.parquet", [one | others for one in ids], REJECTED_SCHEMA)
+    (root / "rejected.parquet").write_bytes(parquet_bytes([one | others for one in ids], REJECTED_SCHEMA))
 
 
 def test_a_key_twice_is_refused(builds, tmp_path):
@@ -170,11 +167,11 @@ def test_a_shard_that_was_cut_short_is_refused_and_nothing_stays(builds, tmp_pat
 
 
 def test_nothing_has_the_final_name_before_it_is_whole(builds, tmp_path, monkeypatch):
-    def stopped(store, name, data):
+    def stopped(record):
         assert not (tmp_path / "out").exists()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(LocalStore, "write", stopped)
+    monkeypatch.setattr("gazeprep.merge.json_bytes", stopped)
     for act in (lambda: merge(builds, tmp_path / "out"), lambda: select(builds[0], tmp_path / "out", "has_gaze")):
         with pytest.raises(KeyboardInterrupt):
             act()
