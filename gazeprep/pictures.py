@@ -82,6 +82,12 @@ def map_picture(image: GrayImage, sample: LoadedSample, row: int) -> Picture:
     return webp(overlay(image, sample.maps[row], (left, top, right, bottom)))
 
 
+def bare_map(gaze_map: npt.NDArray[np.floating], side_px: int) -> Picture:
+    """Return a map (rows, cols) without an image, over a square that stands for any image."""
+    square = cv2.resize((gaze_map / max(float(gaze_map.max()), 1e-12)).astype(np.float32), (side_px, side_px))
+    return webp(np.asarray(cv2.applyColorMap(np.round(255 * square).astype(np.uint8), cv2.COLORMAP_INFERNO)))
+
+
 def map_extent(record: Mapping[str, Any]) -> Rectangle:
     """Return the edges of the maps, which span the whole image, on the stored picture, px."""
     left, top = record["resize_offset_x"], record["resize_offset_y"]

@@ -12,7 +12,7 @@ import numpy as np
 from gazeprep.agreement import SCORE_TITLES, PredictorScores, ReaderAgreement, reader_agreement
 from gazeprep.images import decode
 from gazeprep.known_answer import known_answer
-from gazeprep.pictures import Fixation, Picture, fixations_drawn, map_picture, shrunk, webp, where_most
+from gazeprep.pictures import Fixation, Picture, bare_map, fixations_drawn, map_picture, shrunk, webp, where_most
 from gazeprep.schema import SCHEMA_VERSION
 from gazeprep.shards import LoadedSample, ShardFolder
 from gazeprep.summary import Distribution, Histogram, Table, choose_cases, figure, marked, summarize
@@ -86,6 +86,15 @@ class SentenceView:
 
 
 @dataclass(frozen=True)
+class MeanMap:
+    """The mean map of a dataset's readings, and the ninth where it is brightest."""
+
+    dataset: str
+    picture: Picture
+    where: str
+
+
+@dataclass(frozen=True)
 class CaseView:
     """A case as the page shows it."""
 
@@ -137,6 +146,9 @@ def report_page(folder: ShardFolder, config: ReportConfig) -> str:
         summary=summary,
         counts=summary.counts,
         charts=[chart(distribution) for distribution in summary.distributions if len(distribution.pooled)],
+        mean_maps=[
+            MeanMap(dataset, bare_map(mean, SMALL_PX), where_most(mean)) for dataset, mean in summary.mean_maps.items()
+        ],
         agreement=agreement_table(reader_agreement(folder)),
         known=known_answer(folder, config.truth) if config.truth is not None else (),
         cases=[case_view(folder.sample(key), config.redact) for key in choose_cases(folder, config.cases)],

@@ -1,5 +1,6 @@
 """What a folder of shards holds, in numbers: tables of counts, distributions, readings worth a look, a few cases."""
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from gazeprep.shards import ShardFolder, read_npz
 
 LABEL_STATES = {1: "present", 0: "absent", -1: "uncertain", -2: "not mentioned"}
 BINS = 24  # about; a bin's width is a round number
+UNUSUAL = 3  # readings named for each way of standing out
 LEADS_S = np.arange(17) / 4
 TAIL = 0.99  # the share of values that a histogram's even bins hold; the rest is its last bin
 LEAD_NOTE = "The lead at which the sentences explain most of where a reading's gaze lies, of 0 to 4 s."
@@ -20,11 +22,12 @@ LEAD_NOTE = "The lead at which the sentences explain most of where a reading's g
 
 @dataclass(frozen=True)
 class Table:
-    """A table of counts or figures: a caption, column heads (the first names the rows), rows of cells."""
+    """A table: a caption, column heads (the first names the rows), rows; `texts` columns hold text, then figures."""
 
     caption: str
     columns: tuple[str, ...]
     rows: Sequence[tuple[str | int, ...]]
+    texts: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,11 +78,11 @@ class Summary:
     counts: Mapping[str, Any]
     tables: Mapping[str, Table]
     distributions: tuple[Distribution, ...]
-    readings: pd.DataFrame  # one row a reading: what `reading_figures` says
+    mean_maps: Mapping[str, FloatArray]  # by dataset, (rows, cols) over the whole image
 
 
 def summarize(folder: ShardFolder) -> Summary:
-    """Count what a folder holds; reads its tables and the gaze of each reading, no image."""
+    """Count what a folder holds; reads its tables, and of each reading the gaze and the maps, no image."""
     counts = folder.manifest["counts"]
     readings = reading_figures(folder)
     return Summary(
@@ -91,9 +94,10 @@ def summarize(folder: ShardFolder) -> Summary:
             "labels": _labels_table(folder.index),
             "rejected": _rejected_table(counts),
             "missing": _missing_table(counts, folder.index),
+            "unusual": _unusual_table(readings),
         },
         distributions=_distributions(readings),
-        readings=readings,
+        mean_maps=mean_maps(folder),
     )
 
 
@@ -101,7 +105,7 @@ def reading_figures(folder: ShardFolder) -> pd.DataFrame:
     """Return one row a sample with fixations: seconds, shares, and its fixations' and sentences' own figures.
 
     duration_s: from the first fixation's start to the last one's end. off_image: share of looking time on no pixel of
-    the image. fixation_ms (n,): durations. lead_s: best_lead_s.
+    the image. gap_s: longest time without a fixation. fixation_ms (n,): durations. lead_s: best_lead_s.
     """
     index = folder.index[folder.index["fixations"] > 0]
     rows = []
@@ -112,13 +116,26 @@ def reading_figures(folder: ShardFolder) -> pd.DataFrame:
             {
                 "duration_s": float(gaze["end_s"].max() - gaze["start_s"].min()),
                 "off_image": float(lasting_s[~gaze["on_image"]].sum() / max(lasting_s.sum(), 1e-9)),
+                "gap_s": _longest_gap_s(gaze["start_s"], gaze["end_s"]),
                 "fixation_ms": 1000 * lasting_s,
                 "lead_s": best_lead_s(gaze),
             }
         )
-    columns = ["duration_s", "off_image", "fixation_ms", "lead_s"]
+    columns = ["duration_s", "off_image", "gap_s", "fixation_ms", "lead_s"]
     figures = pd.DataFrame(rows, columns=columns, index=index.index)
     return index[["key", "dataset", "split", "fixations", "sentences", "sentences_with_gaze"]].join(figures)
+
+
+def mean_maps(folder: ShardFolder) -> dict[str, FloatArray]:
+    """Return the mean of the whole-reading maps (rows, cols) of each dataset: a flip or a shift of all gaze shows."""
+    found = {}
+    for dataset, of in folder.index[folder.index["has_gaze"]].groupby("dataset"):
+        total = sum(
+            np.load(io.BytesIO(folder.member(key, "maps")), allow_pickle=False)[0].astype(np.float64)
+            for key in of["key"]
+        )
+        found[str(dataset)] = np.asarray(total / len(of))
+    return found
 
 
 def best_lead_s(gaze: Mapping[str, np.ndarray]) -> float:
@@ -140,6 +157,13 @@ def best_lead_s(gaze: Mapping[str, np.ndarray]) -> float:
         within = _spread(place, weights).sum()
         explained.append(1 - within / max(float(_spread(place, weights.sum(axis=0)[None])[0]), 1e-9))
     return float(LEADS_S[int(np.argmax(explained))])
+
+
+def _longest_gap_s(start_s: FloatArray, end_s: FloatArray) -> float:
+    """Return the longest time between a fixation's start and the end of all before it, 0 for a single one."""
+    order = np.argsort(start_s)
+    gaps = start_s[order][1:] - np.maximum.accumulate(end_s[order])[:-1]
+    return float(max(gaps.max(initial=0.0), 0.0))
 
 
 def _spread(place: FloatArray, weights: FloatArray) -> FloatArray:
@@ -214,6 +238,21 @@ def _labels_table(index: pd.DataFrame) -> Table:
 def _rejected_table(counts: Mapping[str, Any]) -> Table:
     rows: list[tuple[str | int, ...]] = [(reason, count) for reason, count in counts["rejected_by_reason"].items()]
     return Table("Rejected inputs by reason", ("reason", "inputs"), rows)
+
+
+def _unusual_table(readings: pd.DataFrame) -> Table:
+    """Name the readings that stand out: what a person should look at first, were something wrong."""
+    without = readings["sentences"] - readings["sentences_with_gaze"]
+    rows: list[tuple[str | int, ...]] = []
+    for why, of, shown in (
+        ("looking time off the image", readings["off_image"], "{:.0%}"),
+        ("sentences without gaze", without, "{:.0f}"),
+        ("longest time without a fixation, s", readings["gap_s"], "{:.1f}"),
+        ("fewest fixations", -readings["fixations"], "{:.0f}"),
+    ):
+        most = of.sort_values(ascending=False, kind="stable")[:UNUSUAL]
+        rows += [(str(key), why, shown.format(abs(value))) for key, value in most.items() if value != 0]
+    return Table("Readings that stand out", ("key", "for", "value"), rows, texts=2)
 
 
 def _missing_table(counts: Mapping[str, Any], index: pd.DataFrame) -> Table:

@@ -262,6 +262,21 @@ def test_a_summary_counts_the_folder(shards):
             assert distribution.pooled.sum() == folder.index["fixations"].sum()
 
 
+def test_mean_maps_and_readings_that_stand_out_are_those_of_the_samples(shards):
+    folder = ShardFolder(shards)
+    summary = summarize(folder)
+    samples = {key: folder.sample(key) for key in folder.index[folder.index.has_gaze]["key"]}
+    of_egd = [sample.maps[0] for sample in samples.values() if sample.record["dataset"] == "egd-cxr"]
+    assert summary.mean_maps["egd-cxr"] == pytest.approx(np.mean(of_egd, axis=0))
+    assert summary.mean_maps["reflacx"].sum() == pytest.approx(1)
+    off = {key: (s.gaze["end_s"] - s.gaze["start_s"])[~s.gaze["on_image"]].sum() for key, s in samples.items()}
+    named = [row[0] for row in summary.tables["unusual"].rows if row[1] == "looking time off the image"]
+    assert 0 < len(named) <= 3
+    assert all(off[key] > 0 for key in named)
+    fewest = [row for row in summary.tables["unusual"].rows if row[1] == "fewest fixations"]
+    assert fewest[0][2] == str(folder.index[folder.index.fixations > 0].fixations.min())
+
+
 def test_a_histogram_counts_every_value_once_between_round_edges():
     counted = histogram(np.array([0.0, 0.1, 0.25, 0.25, 0.9]))
     assert counted.counts.sum() == 5
