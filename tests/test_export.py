@@ -316,6 +316,14 @@ def test_egma_reads_our_maps_back_from_its_jpgs(exported, samples):
     assert compared > 30
 
 
+@pytest.mark.parametrize("root", ["/data/egma", "/data/egma/"])
+def test_egma_paths_begin_with_the_image_root(exported, root):
+    (out, _), (moved_to, _) = exported("egma"), exported("egma", image_root=root)
+    for table in out.glob("*.csv"):
+        paths = pd.read_csv(table)["imgpath"]
+        assert list(pd.read_csv(moved_to / table.name)["imgpath"]) == [f"/data/egma/{path}" for path in paths]
+
+
 # --- maps as files
 
 

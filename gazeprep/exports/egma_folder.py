@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -61,7 +61,7 @@ class EgmaFolder:
         write_picture(folder / "src.jpg", sample)
         self._write_maps(folder, sample, report, pieces)
         row = {
-            "imgpath": f"{self._image_root}images/{named.reading_name}/src.jpg",
+            "imgpath": str(PurePosixPath(self._image_root, "images", named.reading_name, "src.jpg")),
             "report": report,
             **{name: LABEL_VALUE[record["labels"][name]] for name in LABELS},
             "subject_id": named.subject_id,
