@@ -1,6 +1,5 @@
 """A query on the index, or a list of keys -> a folder of those samples, their bytes unchanged."""
 
-import ast
 import hashlib
 import json
 import tarfile
@@ -10,38 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-import pandas as pd
-
 from gazeprep.checks import DAMAGE, empty_of
 from gazeprep.merge import BuiltFolder, Row, open_built, write_tables
-from gazeprep.schema import CHEXPERT_LABELS, SPLITS
+from gazeprep.query import matches
+from gazeprep.schema import SPLITS
 from gazeprep.shards import BLOCK, KEY, MEMBERS, read_npz
 from gazeprep.stores import folder_appearing_whole
-
-# What a query may be made of: comparisons of columns with values. No calls, no attributes, no names from outside.
-ALLOWED = (
-    ast.Expression,
-    ast.BoolOp,
-    ast.boolop,
-    ast.UnaryOp,
-    ast.unaryop,
-    ast.BinOp,
-    ast.BitAnd,
-    ast.BitOr,
-    ast.Add,
-    ast.Sub,
-    ast.Mult,
-    ast.Div,
-    ast.Compare,
-    ast.cmpop,
-    ast.Name,
-    ast.Load,
-    ast.Constant,
-    ast.List,
-    ast.Tuple,
-)
-LONGEST_QUERY = 10_000  # characters
 
 
 @dataclass(frozen=True)
@@ -107,50 +80,6 @@ def _listed_keys(path: Path, known: set[str]) -> set[str]:
         shown = f"the first is {unknown[0]}" if KEY.fullmatch(unknown[0]) else "the first is not even a key"
         raise ValueError(f"{len(unknown)} of the {len(listed)} listed keys are not in the folder; {shown}")
     return set(listed)
-
-
-def matches(query: str, rows: Sequence[Row]) -> list[bool]:
-    """Tell which rows of the index a query chooses, as in "has_gaze and Pleural_Effusion == 1".
-
-    Columns are those of the index and the 14 labels, blanks as underscores. Raises ValueError on anything but
-    comparisons of columns with values.
-    """
-    table = pd.DataFrame(rows).drop(columns="labels")
-    labels = np.array([row["labels"] for row in rows])
-    for i, name in enumerate(CHEXPERT_LABELS):
-        table[name.replace(" ", "_")] = labels[:, i]
-    _check_query(query, set(table.columns))
-    try:
-        taken = table.eval(query, engine="python", local_dict={}, global_dict={})
-    except (ValueError, TypeError, KeyError, NameError, SyntaxError, NotImplementedError, AttributeError) as error:
-        raise ValueError(f"the query cannot be answered ({type(error).__name__}); compare like with like") from None
-    if not isinstance(taken, pd.Series) or taken.dtype != np.bool_:
-        raise ValueError('the query gives no yes or no for each sample; write a comparison, as in "sentences > 2"')
-    return [bool(one) for one in taken]
-
-
-def _check_query(query: str, columns: set[str]) -> None:
-    if len(query) > LONGEST_QUERY:
-        raise ValueError(f"the query has {len(query)} characters; list keys in a file for --keys instead")
-    try:
-        nodes = list(ast.walk(ast.parse(query.strip(), mode="eval")))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise ValueError('the query is no expression; write it as in "has_gaze and sentences > 2"') from None
-    odd = sorted({type(node).__name__ for node in nodes if not isinstance(node, ALLOWED)})
-    if odd:
-        raise ValueError(
-            f"the query holds {', '.join(odd)}; it may compare columns with values and join that by and, or"
-        )
-    sides = [side for node in nodes if isinstance(node, ast.BinOp) for side in (node.left, node.right)]
-    if any(isinstance(side, ast.Constant | ast.List | ast.Tuple) and not _is_number(side) for side in sides):
-        raise ValueError("the query calculates with text or lists; calculate with numbers and columns alone")
-    unknown = [node.id for node in nodes if isinstance(node, ast.Name) and node.id not in columns]
-    if unknown:
-        raise ValueError(f"the query names what is no column; columns are {', '.join(sorted(columns))}")
-
-
-def _is_number(node: ast.AST) -> bool:
-    return isinstance(node, ast.Constant) and type(node.value) in (int, float, bool)
 
 
 # --- writing

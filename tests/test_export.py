@@ -548,7 +548,7 @@ def test_a_folder_that_holds_something_is_refused_and_kept(shards, tmp_path, cap
 
 def test_an_export_that_fails_leaves_no_folder(shards, tmp_path, monkeypatch):
     def full(self):
-        assert any(path.name.endswith(".partial") for path in tmp_path.iterdir())  # it was being written
+        assert any(path.name.endswith(".tmp") for path in tmp_path.iterdir())  # it was being written
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(CogazeFolder, "finish", full)

@@ -14,8 +14,9 @@ from gazeprep.cases import Sources
 from gazeprep.cli import main
 from gazeprep.lint import lint
 from gazeprep.merge import merge
+from gazeprep.query import matches
 from gazeprep.samples import MapConfig, SampleConfig
-from gazeprep.selection import chosen_keys, matches, select
+from gazeprep.selection import chosen_keys, select
 from gazeprep.shards import REJECTED_SCHEMA, SUFFIX, ShardFolder, parquet_bytes
 
 SPLITS = ("train", "train", "validate", "test")

@@ -1,10 +1,6 @@
 """One export: choose samples, write them into a folder that appears only when it is whole."""
 
-import os
-import shutil
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, get_args
@@ -14,9 +10,10 @@ from gazeprep.exports.cogaze_folder import CogazeFolder
 from gazeprep.exports.egma_folder import EgmaFolder
 from gazeprep.exports.fiftyone_folder import FiftyoneFolder
 from gazeprep.exports.map_files import MapGrid, NpzFolder, Png16Folder
+from gazeprep.query import matches
 from gazeprep.schema import SPLITS
-from gazeprep.selection import matches
 from gazeprep.shards import LoadedSample, ShardFolder, write_json
+from gazeprep.stores import folder_appearing_whole
 
 Format = Literal["npz", "png16", "fiftyone", "coco", "cogaze", "egma"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -78,7 +75,7 @@ def export(config: ExportConfig) -> ExportReport:
     """Export samples of a finished build; raises ValueError where the folder is taken or nothing is chosen."""
     folder = ShardFolder(config.shards)
     keys = chosen_keys(folder, config)
-    with _appearing_whole(config.out) as partial:
+    with folder_appearing_whole(config.out) as partial:
         writer = _writer(partial, config)
         for key in keys:
             writer.add(folder.sample(key))
@@ -127,18 +124,3 @@ def chosen_keys(folder: ShardFolder, config: ExportConfig) -> list[str]:
     if not rows:
         raise ValueError("no sample is chosen; widen --query, --split or --keys (gazeprep info tells what there is)")
     return [row["key"] for row in rows]
-
-
-@contextmanager
-def _appearing_whole(out: Path) -> Iterator[Path]:
-    """Give a folder to write into, which takes the final name where the block ends without an error."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError("the folder of --out is not empty; name a new one")
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        os.sync()  # else a power cut can leave the final name without the bytes
-        partial.replace(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
