@@ -124,8 +124,11 @@ def write_report(shards: Path | str, out: Path, config: ReportConfig | None = No
     """
     page = report_page(ShardFolder(shards), config or ReportConfig()).encode()
     temporary = out.with_name(f".{out.name}.tmp")
-    temporary.write_bytes(page)
-    temporary.replace(out)
+    try:
+        temporary.write_bytes(page)
+        temporary.replace(out)
+    finally:
+        temporary.unlink(missing_ok=True)
     return len(page)
 
 

@@ -161,6 +161,20 @@ def test_text_of_a_report_stays_text(config_of, tables: Tables, tmp_path, inline
     assert all(attrs["src"].startswith("data:") for attrs in page.all("img"))
 
 
+def test_a_very_long_reading_is_cut_and_says_so(config_of, tables: Tables, tmp_path, inline):
+    tables.image("one")
+    tables.reading("r1", "one", [(i % 30, i % 40) for i in range(1000)])
+    tables.words[:] = [f"r1,sentence {i}.,{i},{i + 0.9}" for i in range(1, 41)]
+    build(config_of(tmp_path / "shards", Sources(table=tables.source())))
+    assert main(["report", str(tmp_path / "shards"), f"--out={tmp_path / 'page.html'}"]) == 0
+    page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert (len(page.all("circle")), len(page.all("li")) > 16, len(page.text) < 4e5) == (400, True, True)
+    assert sum("Map of sentence" in attrs["alt"] for attrs in page.all("img")) == 16
+    said = " ".join(page.said)
+    assert "600 later ones left out" in said
+    assert "24 more sentences are not shown" in said
+
+
 def test_a_folder_without_gaze_or_reports_has_a_page(config_of, tables: Tables, tmp_path, inline):
     tables.image("one")
     build(config_of(tmp_path / "shards", Sources(table=tables.source())))
