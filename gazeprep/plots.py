@@ -1,7 +1,7 @@
 """Figures of samples and of folders: maps over images, scanpaths, distributions. Needs the extra gazeprep[plots]."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,6 +140,22 @@ def distributions_figure(distributions: Sequence[Distribution]) -> Figure:
             unit = f", {distribution.unit}" if distribution.unit else ""
             last = ", last bin open" if counted.open_ended else ""
             axes.set(title=distribution.title + unit, xlabel=f"{len(distribution.pooled)} {distribution.of}s{last}")
+    return figure
+
+
+def mean_maps_figure(mean_maps: Mapping[str, npt.NDArray[np.floating]]) -> Figure:
+    """Draw where all readings of each dataset look, over a square that stands for any image.
+
+    Raises ValueError where no dataset has gaze.
+    """
+    if not mean_maps:
+        raise ValueError("no reading has gaze, so there is no mean map")
+    figure = Figure(figsize=(len(mean_maps) * PANEL_INCHES, 1.1 * PANEL_INCHES), layout="constrained")
+    grid = figure.subplots(1, len(mean_maps), squeeze=False)[0]
+    for axes, (dataset, mean) in zip(grid, mean_maps.items(), strict=True):
+        axes.imshow(mean, cmap=GAZE_COLOURS, interpolation="bilinear", aspect=mean.shape[1] / mean.shape[0])
+        axes.set_title(dataset)
+        axes.set_axis_off()
     return figure
 
 

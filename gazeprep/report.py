@@ -20,6 +20,7 @@ from gazeprep.summary import Distribution, Histogram, Table, choose_cases, figur
 LARGE_PX, SMALL_PX = 480, 272  # long sides of a case's pictures and of its sentences' ones
 MOST_SENTENCES, MOST_FIXATIONS = 16, 400  # shown of one case, so that the page's size is bounded
 SECTIONS = ("indication", "history", "comparison", "technique", "findings", "impression", "last_paragraph")
+TIMES = ("sentence_start", "sentence_end", "window_start")
 TICKS = 6  # about, on a time axis
 ROUND_STEPS_S = (0.5, 1, 2, 5, 10, 15, 20, 30, 60, 120, 300, 600, 1800, 3600)
 
@@ -250,9 +251,6 @@ def _sentence_view(
         picture=picture,
         where=where_most(sample.maps[1 + i]),
     )
-
-
-TIMES = ("sentence_start", "sentence_end", "window_start")
 
 
 def _time_span(gaze: Mapping[str, Any]) -> tuple[float, float]:

@@ -36,10 +36,10 @@ def test_the_notebook_runs(shards, tmp_path, monkeypatch):
     assert sum(FOLDER in source for source in sources) == 1
     names = {}
     shown = [shown_by(source.replace(FOLDER, str(shards)), names) for source in sources]
-    table, distributions, sample, scanpath, difference, sheet, size = shown
+    table, distributions, means, sample, scanpath, difference, sheet, size = shown
     assert isinstance(table, pd.DataFrame)
     assert table["samples"].iloc[-1] == 26
-    for figure in (distributions, sample, scanpath, sheet):
+    for figure in (distributions, means, sample, scanpath, sheet):
         assert isinstance(figure, Figure)
         figure.savefig(tmp_path / "figure.png", dpi=20)
     assert difference < 1e-6
@@ -68,6 +68,14 @@ def test_a_scanpath_shows_every_fixation_at_its_time_and_place(shards):
     without = folder.index.query("fixations == 0")["key"].iloc[0]
     with pytest.raises(ValueError, match="has no fixations"):
         plots.scanpath_figure(folder.sample(without))
+
+
+def test_mean_maps_are_drawn_each_under_its_dataset():
+    figure = plots.mean_maps_figure({"a": np.eye(4), "b": np.ones((3, 5))})
+    assert [axes.get_title() for axes in figure.axes] == ["a", "b"]
+    assert np.array_equal(figure.axes[0].images[0].get_array(), np.eye(4))
+    with pytest.raises(ValueError, match="no reading has gaze"):
+        plots.mean_maps_figure({})
 
 
 def test_distributions_are_drawn_where_there_are_values():

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -128,6 +129,14 @@ def test_equal_shards_give_equal_pages_without_paths(page, shards, tmp_path):
     assert (tmp_path / "again.html").read_text(encoding="utf-8") == page.text
     assert str(shards.parent) not in page.text
     assert not list(tmp_path.glob(".*"))
+
+
+def test_it_says_how_to_get_jinja(shards, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    monkeypatch.delitem(sys.modules, "gazeprep.report", raising=False)
+    monkeypatch.delattr("gazeprep.report", raising=False)
+    assert main(["report", str(shards)]) == 1
+    assert "pip install 'gazeprep-cogaze[report]'" in capsys.readouterr().err
 
 
 def test_redacted_pages_hold_no_text_and_no_id(pages, shards):
