@@ -8,7 +8,7 @@ import os
 import sys
 import tarfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -155,51 +155,58 @@ def timed_build(sources: Sources, out: Path, shard_samples: int, workers: int) -
 # --- where the time goes
 
 
-@contextmanager
-def clock(taken: dict[str, float], step: str) -> Iterator[None]:
-    """Add the time spent inside to a step."""
-    start = time.perf_counter()
-    yield
-    taken[step] = taken.get(step, 0.0) + time.perf_counter() - start
+@dataclass
+class Stopwatch:
+    """Adds up the seconds of each step, by a clock of one's choice."""
+
+    now: Callable[[], float]
+    taken: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, step: str) -> Iterator[None]:
+        """Add the time spent inside to a step."""
+        start = self.now()
+        yield
+        self.taken[step] = self.taken.get(step, 0.0) + self.now() - start
 
 
-def step_seconds(jobs: Sequence[Job], out: Path) -> dict[str, float]:
+def step_seconds(jobs: Sequence[Job], out: Path, now: Callable[[], float]) -> dict[str, float]:
     """Do what a worker does, one step at a time; returns the seconds of each step over all jobs."""
-    taken: dict[str, float] = {}
+    clock = Stopwatch(now)
     (out / WORK_FOLDER).mkdir(parents=True)
     for job in jobs:
-        samples = [timed_sample(case, job, taken) for case in job.cases]
-        with clock(taken, "write tar, fsync, sha256"):
+        samples = [timed_sample(case, job, clock) for case in job.cases]
+        with clock("write tar, fsync, sha256"):
             path = out / f"{job.name}.tar"
             write_tar(path, iter(samples))
             with path.open("rb") as file:
                 os.fsync(file.fileno())
             sha256_of(path)
-        with clock(taken, "whole job in one call"):
+        with clock("whole job in one call"):
             run_job(job, out, CONFIG)
-        with clock(taken, "fingerprint of inputs"):
+        with clock("fingerprint of inputs"):
             run_job(job, out, CONFIG)  # finished: nothing but the comparison is left
-    return taken
+    return clock.taken
 
 
-def timed_sample(case: Case, job: Job, taken: dict[str, float]) -> Sample:
+def timed_sample(case: Case, job: Job, clock: Stopwatch) -> Sample:
     """Make one sample as gazeprep.samples.make_sample does, each step under the clock."""
     gaze = recording = None
-    with clock(taken, "decode"):
+    with clock("decode"):
         image = read_image(case.image)
-    with clock(taken, "resize"):
+    with clock("resize"):
         small = resize(image, CONFIG.picture.resize).image
-    with clock(taken, "encode"):
+    with clock("encode"):
         data = encode(small, CONFIG.picture.format)
     picture = picture_of(data, image.shape[::-1], small)
-    with clock(taken, "read report"):
+    with clock("read report"):
         text = case_context(case, job.overrides.get(case.study_id))
     if case.reading is not None:
-        with clock(taken, "load recording"):
+        with clock("load recording"):
             recording = case.reading.load()
-        with clock(taken, "align and render"):
+        with clock("align and render"):
             gaze = align(recording, picture.full_size, CONFIG)
-    with clock(taken, "pack"):
+    with clock("pack"):
         return pack(case, picture, text, gaze, CONFIG)
 
 
@@ -254,13 +261,15 @@ def measure(sources: Sources, jobs: Sequence[Job], corpus: Corpus, folder: Path)
     return found
 
 
-def measure_steps(jobs: Sequence[Job], folder: Path, found: Measured) -> None:
+def measure_steps(
+    jobs: Sequence[Job], folder: Path, found: Measured, now: Callable[[], float] = time.perf_counter
+) -> None:
     """Split a worker's time by step, and note its memory."""
     with process_with(WORKER_ENVIRONMENT) as worker:  # what the build gives its workers
         start_mib = worker.submit(memory_mib, "VmRSS").result()
         for _ in range(SPLIT_REPEATS):
             with TemporaryDirectory(dir=folder) as out:
-                found.steps.append(worker.submit(step_seconds, jobs, Path(out)).result())
+                found.steps.append(worker.submit(step_seconds, jobs, Path(out), now).result())
         found.memory = Memory(start_mib, worker.submit(memory_mib, "VmHWM").result())
 
 
@@ -352,7 +361,7 @@ def print_steps(steps: Sequence[dict[str, float]], cases: int) -> None:
 
 
 def main() -> None:
-    """Measure every corpus in one run and print ratios; with --steps the steps and the memory of a worker alone."""
+    """Measure every corpus in one run and print ratios; with --steps a worker's memory and time on the core alone."""
     only_steps = "--steps" in sys.argv[1:]
     print(f"{os.cpu_count()} cores. Each figure is the median of repetitions taken in turn, (lowest to highest).")
     print("The plain loop is one process of pydicom, cv2 and webdataset.ShardWriter, one thread like each worker. It")
@@ -366,7 +375,7 @@ def main() -> None:
             jobs = jobs_of(collect(sources), corpus.shard_samples)
             found = Measured()
             if only_steps:
-                measure_steps(jobs, Path(folder), found)
+                measure_steps(jobs, Path(folder), found, time.process_time)
             else:
                 found = measure(sources, jobs, corpus, Path(folder))
             report(corpus, jobs, found)
