@@ -141,7 +141,7 @@ def _lint_parser() -> ArgumentParser:
         description="Read every byte of a folder of shards: checksums, members, schema, maps against a fresh render, "
         "index, splits, counts. Prints what is wrong by shard and key; exit code 0 where nothing is, else 1."
     )
-    parser.add_argument("shards", type=Path, help="the folder that a build wrote")
+    parser.add_argument("shards", type=str, help="the folder or URL that a build wrote")
     parser.add_argument("--workers", type=int, default=0, help="processes, 0 for one per core")
     return parser
 

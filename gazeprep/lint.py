@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from gazeprep.checks import Problem, Recipe, check_sample
 from gazeprep.schema import SCHEMA_VERSION, SPLITS
 from gazeprep.shards import BLOCK, INDEX_SCHEMA, KEY, MEMBERS, REJECTED_SCHEMA, SUFFIX, canonical_json, sample_key
+from gazeprep.stores import Store, open_store
 
 MANIFEST, INDEX, REJECTED = "dataset.json", "index.parquet", "rejected.parquet"
 MANIFEST_FIELDS = {"schema_version", "synthetic", "sources", "config", "versions", "counts", "shards", "tables"}
@@ -51,15 +52,19 @@ class LintReport:
         return f"{self.samples} samples in {self.shards} shards, {self.bytes} bytes"
 
 
-def lint(root: Path, *, workers: int = 0, watch: Watcher | None = None) -> LintReport:
-    """Check a folder of shards; workers: processes, 0 for one per core. Finds problems instead of raising them."""
+def lint(root: Path | str, *, workers: int = 0, watch: Watcher | None = None) -> LintReport:
+    """Check a folder of shards, or a URL of one that fsspec knows; workers: processes, 0 for one per core.
+
+    Finds problems instead of raising them; raises ValueError on a URL that cannot be used.
+    """
     found: list[Problem] = []
-    manifest = _read_manifest(root, found)
+    store = open_store(root)
+    manifest = _read_manifest(store, found)
     if manifest is None:
         return LintReport(tuple(found))
-    index = _read_parquet(root / INDEX, manifest["tables"][INDEX], INDEX_SCHEMA, found)
-    rejected = _read_parquet(root / REJECTED, manifest["tables"][REJECTED], REJECTED_SCHEMA, found)
-    found += _unlisted_files(root, manifest)
+    index = _read_parquet(store, INDEX, manifest["tables"][INDEX], INDEX_SCHEMA, found)
+    rejected = _read_parquet(store, REJECTED, manifest["tables"][REJECTED], REJECTED_SCHEMA, found)
+    found += _unlisted_files(store, manifest)
     if index is not None:
         found += _index_problems(index, manifest)
     if rejected is not None:
@@ -87,10 +92,10 @@ def _records(rows: pd.DataFrame) -> list[Row]:
 # --- the folder's own files
 
 
-def _read_manifest(root: Path, found: list[Problem]) -> dict[str, Any] | None:
+def _read_manifest(store: Store, found: list[Problem]) -> dict[str, Any] | None:
     """Read dataset.json; None where nothing behind it can be judged."""
     try:
-        manifest = json.loads((root / MANIFEST).read_bytes())
+        manifest = json.loads(store.read(MANIFEST))
     except FileNotFoundError:
         found.append(Problem("missing_file", "is not there, so this is no finished build", MANIFEST))
         return None
@@ -140,10 +145,9 @@ def _is_listed_shard(listed: Any) -> bool:
     return named is not None and named["split"] == listed["split"]
 
 
-def _read_parquet(path: Path, listed: Row, schema: pa.Schema, found: list[Problem]) -> pd.DataFrame | None:
-    name = path.name
+def _read_parquet(store: Store, name: str, listed: Row, schema: pa.Schema, found: list[Problem]) -> pd.DataFrame | None:
     try:
-        data = path.read_bytes()
+        data = store.read(name)
         found += [replace(problem, shard=name) for problem in _byte_problems(len(data), hashlib.sha256(data), listed)]
         table = pq.read_table(io.BytesIO(data))
     except FileNotFoundError:
@@ -161,23 +165,20 @@ def _read_parquet(path: Path, listed: Row, schema: pa.Schema, found: list[Proble
     return table.to_pandas()
 
 
-def _unlisted_files(root: Path, manifest: dict[str, Any]) -> Iterator[Problem]:
+def _unlisted_files(store: Store, manifest: dict[str, Any]) -> Iterator[Problem]:
     listed = {shard["name"] for shard in manifest["shards"]}
-    known = {MANIFEST, INDEX, REJECTED} | listed
     for name in sorted(listed):
-        if not (root / name).exists():
+        if store.size(name) is None:
             yield Problem("missing_file", "is not there", name)
-    extra = 0
-    for path in sorted(root.rglob("*")):
-        name = path.relative_to(root).as_posix()
-        if path.is_dir() or name in known or BESIDE.fullmatch(name.split("/")[0]):
-            continue
-        if SHARD_NAME.fullmatch(name):
-            yield Problem("extra_file", f"is a shard that {MANIFEST} does not list", name)
-        else:
-            extra += 1  # its name may be anything, such as an id
-    if extra:
-        yield Problem("extra_file", f"{extra} files that no build wrote; move them elsewhere")
+    known = {MANIFEST, INDEX, REJECTED, *SPLITS}
+    names = [name for name in store.entries() if name not in known and not BESIDE.fullmatch(name)]
+    for split in SPLITS:
+        names += [name for entry in store.entries(split) if (name := f"{split}/{entry}") not in listed]
+    shards = [name for name in names if SHARD_NAME.fullmatch(name)]
+    for name in shards:
+        yield Problem("extra_file", f"is a shard that {MANIFEST} does not list", name)
+    if len(names) > len(shards):  # their names may be anything, such as an id
+        yield Problem("extra_file", f"{len(names) - len(shards)} files that no build wrote; move them elsewhere")
 
 
 # --- the index
@@ -259,7 +260,7 @@ def _safe(key: str) -> str:
 class _Shard:
     """A shard as the manifest lists it, and its rows of the index, None without a readable one."""
 
-    root: Path
+    root: Path | str
     listed: dict[str, Any]
     rows: list[Row] | None
     recipe: Recipe
@@ -296,7 +297,7 @@ def _watched(checked: _Checked, task: _Shard, shards: int, watch: Watcher | None
 def _check_shard(task: _Shard) -> _Checked:
     name = task.listed["name"]
     try:
-        with (task.root / name).open("rb") as file:
+        with open_store(task.root).open(name) as file:
             checked = _check_tar(file, task)
     except FileNotFoundError:
         return _Checked()  # told as missing_file
@@ -305,10 +306,10 @@ def _check_shard(task: _Shard) -> _Checked:
     return replace(checked, problems=tuple(replace(problem, shard=name) for problem in checked.problems))
 
 
-def _check_tar(file: io.BufferedReader, task: _Shard) -> _Checked:
+def _check_tar(file: io.BufferedIOBase, task: _Shard) -> _Checked:
     problems: list[Problem] = []
     digest = hashlib.file_digest(file, "sha256")
-    size = file.tell()
+    size = file.seek(0, io.SEEK_END)
     problems += _byte_problems(size, digest, task.listed)
     walk = _Walk(file, size, problems)
     rows = None if task.rows is None else {row["key"]: row for row in task.rows}
@@ -355,7 +356,7 @@ class _Member:
 class _Walk:
     """Reads a tar from its first header to its last byte."""
 
-    file: io.BufferedReader
+    file: io.BufferedIOBase
     size: int
     problems: list[Problem]
     end: int = field(default=0, init=False)

@@ -15,7 +15,7 @@ from gazeprep.build import counts_of
 from gazeprep.lint import INDEX, MANIFEST, REJECTED, leaks
 from gazeprep.schema import SCHEMA_VERSION
 from gazeprep.shards import INDEX_SCHEMA, KEY, REJECTED_SCHEMA, ShardFolder, json_bytes, parquet_bytes, table_facts
-from gazeprep.stores import folder_appearing_whole
+from gazeprep.stores import CUT_URL, URL, folder_appearing_whole
 
 Row = dict[str, Any]
 Record = Mapping[str, Any]
@@ -72,6 +72,8 @@ def merge(folders: Sequence[Path], out: Path, *, copy: bool = False) -> MergeRep
 
 def open_built(root: Path, name: str) -> BuiltFolder:
     """Read the tables of a finished build; raises ValueError, in which `name` stands for the folder."""
+    if CUT_URL.match(str(root)) or URL.match(str(root)):
+        raise ValueError(f"{name} is on a remote store; copy it to a disk here first")
     try:
         manifest = ShardFolder(root).manifest
         rows, rejected = (pq.read_table(root / table).to_pylist() for table in (INDEX, REJECTED))

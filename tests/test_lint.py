@@ -7,6 +7,7 @@ import shutil
 import tarfile
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -159,6 +160,21 @@ def test_processes_find_the_same(out, row):
 def test_sealing_a_shard_again_unchanged_leaves_nothing_to_find(out, row):
     rewrite(out, row["shard"], lambda members: members)
     assert found(out) == set()
+
+
+def test_shards_on_a_remote_store(out, row):
+    memory = fsspec.filesystem("memory")
+    memory.put(str(out), "/lint-test", recursive=True)
+    assert lint("memory://lint-test", workers=1).problems == ()
+    memory.pipe_file("/lint-test/train/train-00077.tar", b"")
+    data = bytearray(memory.cat_file(f"/lint-test/{row['shard']}"))
+    data[row["image_offset"] + 100] ^= 1
+    memory.pipe_file(f"/lint-test/{row['shard']}", bytes(data))
+    assert found("memory://lint-test") == {
+        ("extra_file", "train/train-00077.tar", ""),
+        ("checksum", row["shard"], ""),
+        ("image", row["shard"], row["key"]),
+    }
 
 
 def test_folders_of_stored_tokens_may_lie_beside(out):

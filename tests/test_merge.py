@@ -151,6 +151,8 @@ def test_one_folder_no_build_and_a_full_output_are_refused(builds, tmp_path):
         merge(builds[:1], tmp_path / "out")
     with pytest.raises(ValueError, match=r"folder 2 of 2: the folder holds no dataset\.json"):
         merge([builds[0], tmp_path], tmp_path / "out")
+    with pytest.raises(ValueError, match="folder 2 of 2 is on a remote store; copy it"):
+        merge([builds[0], Path("s3://bucket/shards")], tmp_path / "out")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("x")
     with pytest.raises(ValueError, match="output folder is not empty"):
