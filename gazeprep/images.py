@@ -30,6 +30,7 @@ GrayImage = npt.NDArray[np.uint8]  # (rows, cols)
 ImageFormat = Literal["png", "jpg"]
 ResizeRule = Literal["short_edge", "long_edge", "letterbox", "none"]
 
+CHECKED_EDGE = 32  # of each DICOM image, about so many rows and columns are computed without the lookup table too
 MAX_PIXELS = 2**27  # about 17 times a 2544 x 3056 radiograph; more is a damaged header, not a picture
 
 # What pydicom, its decoder plugins, struct and OpenCV raise on damaged files.
@@ -67,6 +68,7 @@ def read_image(ref: ImageRef) -> GrayImage:
     2^bits - 1 of a VOI LUT, the ends of pydicom's output range of a window, or the lowest and highest value
     in the image where there is neither (an image of one value is 0 throughout). Inversion, 255 minus that,
     comes last: where PresentationLUTShape is INVERSE or, if absent, where MONOCHROME1.
+    A lookup table of all values does that; in every file about a thousand pixels are computed without it and compared.
     Raises InputError, reasons image_missing, image_corrupt, image_empty, image_too_large, image_no_decoder,
     image_bad_lut, image_unsupported (colour, more than 16 bits), multi_frame.
     """
@@ -224,8 +226,10 @@ def _decode_dicom(file: BinaryIO) -> GrayImage:
         )
     patterns = stored.view(stored.dtype.str.replace("i", "u")).astype(f"u{stored.itemsize}", copy=False)  # native order
     with _rejecting("image_bad_lut", f"the DICOM window or lookup table cannot be applied; {_CURE}"):
-        table = _display_table(dataset, patterns, signed=stored.dtype.kind == "i")
-    return cv2.LUT(patterns, table).astype(np.uint8, copy=False)  # numpy's take makes an int64 copy of the pixels
+        display = _display(dataset, patterns, signed=stored.dtype.kind == "i")
+        shown = cv2.LUT(patterns, display.table).astype(np.uint8, copy=False)  # numpy's take makes an int64 copy
+        _check_against_pydicom(shown, stored, dataset, display)
+    return shown
 
 
 def _dicom_size(dataset: Dataset) -> Size:
@@ -264,8 +268,18 @@ def _decoding_plugin(dataset: Dataset) -> str:
     return "pylibjpeg" if preferred else ""
 
 
-def _display_table(dataset: Dataset, patterns: npt.NDArray[np.unsignedinteger], *, signed: bool) -> GrayImage:
-    """Return the gray level of every bit pattern a stored pixel can have: (256,) or (65536,) uint8.
+@dataclass(frozen=True, eq=False)
+class _Display:
+    """How a DICOM image is shown: the gray level of every bit pattern, (256,) or (65536,) uint8, and what made it."""
+
+    table: GrayImage
+    black: float
+    white: float
+    inverse: bool
+
+
+def _display(dataset: Dataset, patterns: npt.NDArray[np.unsignedinteger], *, signed: bool) -> _Display:
+    """Find the gray level of every bit pattern that a stored pixel can have.
 
     pydicom's pixel functions run once on all possible values, so a lookup gives their pixels exactly.
     `patterns` (rows, cols) are the stored pixels as unsigned numbers.
@@ -285,7 +299,18 @@ def _display_table(dataset: Dataset, patterns: npt.NDArray[np.unsignedinteger], 
     table = _gray_levels(shades, black, white)
     shape = dataset.get("PresentationLUTShape")
     inverse = shape == "INVERSE" if shape else dataset.PhotometricInterpretation == "MONOCHROME1"
-    return 255 - table if inverse else table
+    return _Display(255 - table if inverse else table, float(black), float(white), bool(inverse))
+
+
+def _check_against_pydicom(
+    shown: GrayImage, stored: npt.NDArray[np.integer], dataset: Dataset, display: _Display
+) -> None:
+    """Raise ValueError where some of the pixels (rows, cols) are not what pydicom's functions make of them directly."""
+    every = tuple(slice(None, None, max(1, length // CHECKED_EDGE)) for length in stored.shape)
+    shades = apply_voi_lut(apply_modality_lut(stored[every].astype(np.int32), dataset), dataset)
+    expected = _gray_levels(shades, display.black, display.white)
+    if not np.array_equal(255 - expected if display.inverse else expected, shown[every]):
+        raise ValueError("the lookup table does not give pydicom's pixels")
 
 
 def _prepare_voi_lut(dataset: Dataset) -> float | None:

@@ -1,5 +1,6 @@
 import struct
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -16,6 +17,7 @@ from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, RLELossless
 
+from gazeprep import images
 from gazeprep.images import Affine, Resize, decode, encode, image_size, read_image, resize
 from gazeprep.schema import ImageRef, InputError
 
@@ -547,3 +549,18 @@ def test_odd_padding_goes_right_and_a_thin_image_keeps_a_pixel():
 def test_resize_rules_are_strict(arguments):
     with pytest.raises(ValueError, match="must be"):
         Resize(**arguments)
+
+
+def test_a_lookup_table_that_is_not_pydicoms_is_refused(tmp_path, monkeypatch):
+    path = save(make_dataset(DICOM_12_BIT_RAMP, WindowCenter=2048, WindowWidth=4096), tmp_path)
+    honest = images._display
+
+    def one_level_off(*given, **named):
+        display = honest(*given, **named)
+        return replace(display, table=np.where(display.table < 255, display.table + 1, 255).astype(np.uint8))
+
+    read_image(ref_to(path))
+    monkeypatch.setattr(images, "_display", one_level_off)
+    with pytest.raises(InputError, match="window or lookup table cannot be applied") as error:
+        read_image(ref_to(path))
+    assert error.value.reason == "image_bad_lut"
