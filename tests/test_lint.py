@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 import re
 import shutil
 import tarfile
@@ -506,3 +507,21 @@ def test_the_command_prints_each_problem_and_its_exit_code_tells(out, row, capsy
     printed = capsys.readouterr()
     assert f"{row['shard']} {row['key']} image: " in printed.out
     assert printed.err.startswith("gazeprep lint: 2 problems in 5 samples in 3 shards")
+
+
+# --- damage anywhere
+
+
+@pytest.mark.parametrize("seeds", [range(12), pytest.param(range(12, 400), marks=pytest.mark.slow)], ids=str)
+def test_damage_anywhere_is_found_and_never_raises(small, tmp_path, seeds):
+    files = sorted(path.relative_to(small) for path in small.rglob("*.*") if ".build" not in path.parts)
+    for seed in seeds:
+        rng = random.Random(seed)
+        copy = Path(shutil.copytree(small, tmp_path / str(seed), ignore=shutil.ignore_patterns(".build")))
+        path = copy / rng.choice([file for file in files if file.suffix in (".tar", ".parquet")])
+        data = path.read_bytes()
+        at = rng.randrange(len(data))
+        flipped = data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :]
+        path.write_bytes(rng.choice([flipped, flipped, data[:at], data[:at] + rng.randbytes(7) + data[at:]]))
+        name = path.relative_to(copy).as_posix()
+        assert name in {one.shard for one in lint(copy, workers=1).problems if one.kind == "checksum"}, seed
