@@ -89,6 +89,7 @@ test-slow: setup ## the slow tests
 bench: setup ## ratios against what one would otherwise use, in one run
 	$(BIN)/python benchmarks/maps.py
 	$(BIN)/python benchmarks/build.py
+	$(BIN)/python benchmarks/planning.py --share 0.02
 	$(BIN)/python benchmarks/losses.py
 	$(BIN)/python benchmarks/streaming.py
 	$(BIN)/python benchmarks/features.py
