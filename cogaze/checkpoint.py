@@ -46,13 +46,17 @@ MAY_CHANGE = frozenset(
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run stands: the next step of an epoch, steps done in all, skipped steps, the best validation loss."""
+    """Where a run stands: the next step of an epoch, steps done in all, skipped steps, the best validation loss.
+
+    corrupt: training samples of all processes that were skipped as they could not be read, anew in each epoch.
+    """
 
     epoch: int = 0
     step: int = 0
     steps_done: int = 0
     skipped: int = 0
     best_loss: float = float("inf")
+    corrupt: int = 0
 
 
 @dataclass(frozen=True, eq=False)

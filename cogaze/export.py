@@ -41,6 +41,7 @@ def _facts(run: Run, position: Position, results: Mapping[str, float]) -> Facts:
         course={
             "steps": position.steps_done,
             "steps skipped": position.skipped,
+            **({"corrupt samples skipped, in all epochs": position.corrupt} if run.config.data.skip_corrupt else {}),
             "samples a step": run.config.plan.global_batch,
             "processes": run.accelerator.num_processes,
             "device": run.accelerator.device.type,

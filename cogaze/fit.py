@@ -16,7 +16,7 @@ from cogaze.config import RunConfig
 from cogaze.data.collate import Batch
 from cogaze.data.plan import Position as DataPosition
 from cogaze.export import export
-from cogaze.log import note, progress, say, shorten_log
+from cogaze.log import note, progress, say, shorten_log, tell_skipped
 from cogaze.run import Run, prepare
 from cogaze.step import step
 from cogaze.validation import Validation, keep_best, validate
@@ -92,6 +92,9 @@ def _train(run: Run, position: Position, asked: list[int]) -> FitReport:
         while position.steps_done < run.total_steps:
             started = time.perf_counter()
             position, values = step(run, next(windows), position)
+            if run.config.data.skip_corrupt:
+                position = replace(position, corrupt=position.corrupt + tell_skipped(run, run.train))
+                values["corrupt_samples"] = position.corrupt
             values["samples_per_s"] = run.config.plan.global_batch / (time.perf_counter() - started)
             note(run, position.steps_done, values)
             show(values)

@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+from accelerate.utils import gather_object
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cogaze.checkpoint import Position
+from cogaze.data.loader import Stream
 from cogaze.run import Run
 
 CONSOLE = Console(stderr=True)
@@ -26,6 +29,18 @@ def note(run: Run, step: int, values: dict[str, float]) -> None:
     if run.accelerator.is_main_process:
         with (run.config.out / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
+
+
+def tell_skipped(run: Run, stream: Stream) -> int:
+    """Count the corrupt samples that all processes skipped since this was last asked; say each one once a run."""
+    own = stream.take_faults()
+    skipped = int(run.accelerator.reduce(torch.tensor(len(own), device=run.accelerator.device), "sum"))
+    if skipped:
+        for fault in dict.fromkeys(gather_object(own)):
+            if run.accelerator.is_main_process and fault not in stream.told:
+                say(f"skipped: {fault}")
+            stream.told.add(fault)
+    return skipped
 
 
 def shorten_log(path: Path, steps_done: int) -> None:

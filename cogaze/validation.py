@@ -11,7 +11,7 @@ from cogaze.checkpoint import Position
 from cogaze.data.loader import Stream
 from cogaze.evaluate.metrics import auroc
 from cogaze.export import export
-from cogaze.log import note, say
+from cogaze.log import note, say, tell_skipped
 from cogaze.objectives import ALIGN, cogaze_losses, with_total
 from cogaze.run import Run, trainable
 from cogaze.step import aligned, forward
@@ -62,6 +62,8 @@ def _evaluate(run: Run, stream: Stream) -> Validation:
     metrics = {f"auroc/{name}": area for name, area in areas.items() if not math.isnan(area)}
     if metrics:
         metrics["auroc/mean"] = sum(metrics.values()) / len(metrics)
+    if run.config.data.skip_corrupt:
+        metrics["corrupt_samples"] = tell_skipped(run, stream)
     return Validation(with_total(means, run.config.objective), metrics)
 
 

@@ -53,6 +53,8 @@ class Stream:
         self.dataset = dataset
         self.batches = MicroBatches(dataset.table.plan_columns(), plan, share or Share())
         self.skipped = 0
+        self.told: set[str] = set()  # faults that the run has said
+        self._untold: list[str] = []
         self._in_a_row = 0
         ahead: dict[str, Any] = {
             "prefetch_factor": workers.prefetch,
@@ -99,10 +101,16 @@ class Stream:
             error.__traceback__ = None
             raise CorruptSampleError(str(error).rpartition("CorruptSampleError: ")[2].strip()) from None
 
+    def take_faults(self) -> list[str]:
+        """Return why samples were skipped since this was last asked, one text for each."""
+        taken, self._untold = self._untold, []
+        return taken
+
     def _count_faults(self, batch: Batch) -> None:
         for valid, fault in zip(batch.valid.tolist(), batch.faults, strict=True):
             if fault:
                 self.skipped += 1
+                self._untold.append(fault)
                 self._in_a_row += 1
             elif valid:
                 self._in_a_row = 0

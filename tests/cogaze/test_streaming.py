@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from cogaze.data.dataset import CorruptSampleError, DatasetConfig, ShardDataset,
 from cogaze.data.loader import Stream, WorkerConfig
 from cogaze.data.plan import PlanConfig, Position, Share
 from cogaze.data.transforms import ViewConfig
+from cogaze.fit import fit
 from gazeprep.build import BuildConfig, build
 from gazeprep.cases import Sources
 from gazeprep.images import Resize
@@ -265,6 +267,37 @@ def test_more_than_a_set_number_in_a_row_stops_all_the_same(damaged, collate):
         CorruptSampleError, match=r"5 samples in a row had to be skipped, the last: sample .* of train/"
     ):
         list(stream.epoch())
+
+
+def fit_in_a_process(config):
+    AcceleratorState._reset_state(True)
+    torch.set_num_threads(1)
+    fit(config)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_says_each_skipped_sample_once_and_counts_them_in_log_and_card(damaged, run_config, capfd, processes):
+    held_out = read_table(damaged, "validate")
+    os.truncate(damaged / held_out.shard_names[0], int(held_out.start[-1].min()))  # its last sample
+    table = read_table(damaged, "train")
+    lost = [*(table.name(row) for row in np.flatnonzero(table.shard == 0)[1:]), held_out.name(-1)]
+    settings = {"shards": str(damaged), "data.skip_corrupt": True, "fit.epochs": 1, "fit.validate_every": -1}
+    config = run_config("skipping", settings)
+    whole = replace(config, fit=replace(config.fit, epochs=2, validate_every=0))
+    for part in (config, whole):  # the second goes on where the first ended
+        debug_launcher(fit_in_a_process, (part,), num_processes=processes) if processes > 1 else fit_in_a_process(part)
+    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("skipped: ")]
+    keys = [line.split()[2] for line in said]
+    assert sorted(keys) == sorted([*lost[:-1], *lost]), "the first run sees no held-out sample"
+    assert all(" of train/" in line or " of validate/" in line for line in said)
+    values = [json.loads(line) for line in (config.out / "log.jsonl").read_text().splitlines()]
+    trained = [one["corrupt_samples"] for one in values if "corrupt_samples" in one]
+    assert trained == sorted(trained)
+    assert trained[len(trained) // 2 - 1] == len(lost) - 1, "after an epoch"
+    assert trained[-1] == 2 * (len(lost) - 1)
+    assert [one["validate/corrupt_samples"] for one in values if "validate/corrupt_samples" in one][-1] == 1
+    card = (config.out / "model" / "README.md").read_text()
+    assert f"| corrupt samples skipped, in all epochs | {trained[-1]} |" in card
 
 
 # --- small data
