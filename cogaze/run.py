@@ -127,6 +127,10 @@ def _accelerator(config: RunConfig) -> Accelerator:
         )
     if asked.get("ACCELERATE_USE_FSDP", "false").lower() in ("true", "1") and not sharded:
         raise ValueError(f"FSDP was asked for, but is not active on {accelerator.device.type}; it needs GPUs")
+    if sharded and not accelerator.is_fsdp2:
+        raise ValueError(
+            "FSDP version 1 was asked for, which this never ran with; set fsdp_version to 2 in the accelerate config"
+        )
     if sharded and config.optim.ema_decay:
         raise ValueError("optim.ema_decay averages whole weights, which FSDP does not hold; set it to 0")
     if config.fit.precision == "fp16" and accelerator.device.type == "cpu":

@@ -154,8 +154,8 @@ def global_counts(accelerator: Accelerator, window: Sequence[Batch]) -> dict[str
 
 def _clipped_norm(run: Run) -> float:
     clip = run.config.optim.clip_norm or float("inf")
-    parameters = [parameter for _, parameter in trainable(run.wrapped)]
-    norm = run.accelerator.clip_grad_norm_(parameters, clip)
+    # All of them: accelerate takes FSDP's norm over all shards only where these are the whole model's.
+    norm = run.accelerator.clip_grad_norm_(run.wrapped.parameters(), clip)
     return float(norm) if norm is not None else 0.0
 
 

@@ -133,14 +133,19 @@ class CoGazeModel(PreTrainedModel):
         self.image_type = nn.Parameter(torch.empty(width))
         self.vision_head = DiseaseHead(width, len(config.id2label or ()))
         self.report_head = DiseaseHead(width, len(config.id2label or ()))
-        self.logit_scale = nn.Parameter(torch.empty(()))
-        self.logit_scale_gaze = nn.Parameter(torch.empty(()))
+        self.logit_scale = nn.Parameter(torch.empty(1))  # not 0-d, which FSDP cannot shard
+        self.logit_scale_gaze = nn.Parameter(torch.empty(1))
         self.post_init()
 
     @property
     def patch_grid(self) -> tuple[int, int]:
         """(rows, cols) of the patches, on which gaze is rendered."""
         return self.vision.patch_grid
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the text tower's, which FSDP shards on their own."""
+        embeddings: nn.Module = self.text.tower.get_input_embeddings()
+        return embeddings
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -251,8 +256,8 @@ class CoGazeModel(PreTrainedModel):
             sentence_embed=sentences.token_features[:, 0] if by_first else sentences.pooled,
             vision_logits=self.vision_head(visual_embed),
             report_logits=self.report_head(report.pooled),
-            logit_scale=self.logit_scale,
-            logit_scale_gaze=self.logit_scale_gaze,
+            logit_scale=self.logit_scale.sum(),  # scalars of their own: FSDP frees a parameter once it was used here
+            logit_scale_gaze=self.logit_scale_gaze.sum(),
         )
 
 
