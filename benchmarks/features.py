@@ -22,6 +22,7 @@ from cogaze.data.transforms import ViewConfig
 from cogaze.fit import fit
 from cogaze.frozen import cache_features
 from cogaze.models.tiny import TinyTowers, write_tiny_towers
+from cogaze.optim import OptimConfig
 from gazeprep.shards import ShardFolder
 from gazeprep.synthetic import write_corpus
 
@@ -62,6 +63,7 @@ def run_of(folder: Path) -> RunConfig:
         model=model,
         plan=PlanConfig(BATCH),
         data=DatasetConfig(ViewConfig(size_px=IMAGE_PX)),
+        optim=OptimConfig(schedule="constant"),
         fit=FitConfig(max_steps=STEPS, validate_every=-1, precision="no", tracker="none"),
     )
 

@@ -1,8 +1,10 @@
 """The configuration of a run: it nests each module's own, is read from YAML with dotted overrides, and is strict."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
+
+from jsonargparse import ArgumentParser, Namespace
 
 from cogaze.data.collate import CollateConfig
 from cogaze.data.dataset import BESIDE, DatasetConfig
@@ -11,6 +13,12 @@ from cogaze.data.plan import PlanConfig
 from cogaze.objectives import ObjectiveConfig
 from cogaze.optim import OptimConfig
 
+MODEL_LEAST = {
+    **dict.fromkeys(("hidden_size", "projector_hidden_size", "perceiver_depth", "perceiver_latents"), 1),
+    **dict.fromkeys(("perceiver_heads", "perceiver_dim_head"), 1),
+    "text_layers": 0,
+    "tuned_blocks": -1,
+}
 LEAST = {"epochs": 1, "accumulation": 1, "keep": 1, "save_every": 0, "max_nonfinite": 0, "max_steps": 0}
 
 
@@ -37,6 +45,11 @@ class ModelConfig:
     perceiver_dim_head: int = 64
     sentence_pooling: Literal["first", "mean"] = "first"
     mask_padding: bool = True
+
+    def __post_init__(self) -> None:
+        for name, least in MODEL_LEAST.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"model.{name} is {getattr(self, name)}, must be at least {least}")
 
 
 @dataclass(frozen=True)
@@ -85,6 +98,13 @@ class RunConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     fit: FitConfig = field(default_factory=FitConfig)
 
+    def __post_init__(self) -> None:
+        if self.optim.schedule == "plateau" and self.fit.validate_every < 0:
+            raise ValueError(
+                f"optim.schedule is plateau, which validations move, but fit.validate_every is "
+                f"{self.fit.validate_every}; set it to 0 or more, or the schedule to cosine or constant"
+            )
+
     def resolved(self) -> dict[str, Any]:
         """Return everything that a run's numbers depend on as plain json: not where it reads and writes."""
         values = asdict(self)
@@ -93,6 +113,20 @@ class RunConfig:
         if values["data"]["features"]:
             values["data"]["features"] = BESIDE
         return _plain(values)
+
+
+def run_parser(description: str | None) -> ArgumentParser:
+    """Return what reads a run's options: a YAML file, overridden by dotted options; one that is unknown is an error."""
+    parser = ArgumentParser(description=description, allow_abbrev=False)  # nor is a shortened one known
+    parser.add_argument("--config", action="config", help="a YAML file of the run's options")
+    parser.add_class_arguments(RunConfig, None, fail_untyped=True)
+    return parser
+
+
+def from_options(parser: ArgumentParser, options: Namespace) -> RunConfig:
+    """Return the config that a run_parser's options say; raises ValueError where a value is out of range."""
+    values = parser.instantiate(options)
+    return RunConfig(**{one.name: values[one.name] for one in fields(RunConfig)})
 
 
 def _plain(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """Which losses a training task has, with what weight: output + batch -> named sums and counts -> one scalar."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -32,8 +33,14 @@ class ObjectiveConfig:
     class_beta: float = 0.9999
 
     def __post_init__(self) -> None:
-        if min(self.align, self.gaze, self.image_disease, self.report_disease) < 0:
-            raise ValueError("objective weights must be 0 or more")
+        for name, weight in self.weights().items():
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"objective.{name} is {weight}, must be at least 0, which leaves the loss out")
+        for name in ("topk_ratio", "t2i_weight"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"objective.{name} is {getattr(self, name)}, must be a share from 0 to 1")
+        if not 0 <= self.class_beta < 1:
+            raise ValueError(f"objective.class_beta is {self.class_beta}, must be at least 0 and below 1")
 
     def weights(self) -> dict[str, float]:
         """Return the weight of each named loss."""

@@ -34,10 +34,16 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ValueError(f"optim.lr is {self.lr}, must be positive")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"optim.ema_decay is {self.ema_decay}, must be at least 0 and below 1")
-        if not 0 <= self.warmup_share < 1:
-            raise ValueError(f"optim.warmup_share is {self.warmup_share}, must be at least 0 and below 1")
+        for name in ("ema_decay", "warmup_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"optim.{name} is {getattr(self, name)}, must be at least 0 and below 1")
+        for name, means in (("clip_norm", "no clipping"), ("weight_decay", "none"), ("plateau_patience", "none")):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"optim.{name} is {getattr(self, name)}, must be at least 0, which means {means}")
+        if not 0 < self.plateau_factor < 1:
+            raise ValueError(f"optim.plateau_factor is {self.plateau_factor}, must be above 0 and below 1")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optim.betas is {self.betas}, must each be at least 0 and below 1")
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:

@@ -6,14 +6,13 @@ torchrun --nproc_per_node 8 pipelines/cache_features.py ... (ACCELERATE_USE_CPU=
 
 import os
 import sys
-from dataclasses import fields
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
+import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from cogaze.config import RunConfig
+from cogaze.config import from_options, run_parser
 from cogaze.frozen import CacheReport, cache_features
 from cogaze.run import quiet
 from gazeprep.schema import SPLITS
@@ -21,30 +20,27 @@ from gazeprep.schema import SPLITS
 
 def main() -> int:
     """Parse, store, say what is stored: 0 done, 1 a problem, 2 wrong usage."""
-    parser = ArgumentParser(description=__doc__, allow_abbrev=False)  # a mistyped option is an error
-    parser.add_argument("--config", action="config", help="a YAML file of the run's options")
+    parser = run_parser(__doc__)
     parser.add_argument(
         "--splits", nargs="*", choices=SPLITS, default=[], help="which, by default those that the run reads"
     )
     parser.add_argument("--batch_size", type=int, default=16, help="pictures that the tower sees at once")
-    parser.add_class_arguments(RunConfig, None, fail_untyped=True)
     parser.set_defaults({"out": Path()})  # nothing is written there
     options = parser.parse_args()
     main_process = os.environ.get("RANK", "0") == "0"
     console = Console(stderr=True, quiet=not main_process)
     quiet()
     try:
-        values = parser.instantiate(options)
-        config = RunConfig(**{field.name: values[field.name] for field in fields(RunConfig)})
+        config = from_options(parser, options)
         with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
             task = bar.add_task("samples", total=None)
             report = cache_features(
                 config,
-                values.splits,
-                values.batch_size,
+                options.splits,
+                options.batch_size,
                 lambda done, total: bar.update(task, completed=done, total=total),
             )
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, torch.OutOfMemoryError) as error:
         print(f"cache_features: {error}", file=sys.stderr)
         return 1
     console.print(told(report), markup=False, highlight=False, soft_wrap=True)

@@ -4,24 +4,21 @@ On CPU, and with several processes: ACCELERATE_USE_CPU=true torchrun --nproc_per
 """
 
 import sys
-from dataclasses import fields
 
-from jsonargparse import ArgumentParser
+import torch
 
-from cogaze.config import RunConfig
+from cogaze.config import from_options, run_parser
 from cogaze.fit import fit
+from cogaze.step import NonFiniteLossError
 
 
 def main() -> int:
     """Parse, train, say how it ended: 0 done, 1 a problem, 2 wrong usage; a signal that stops it exits with 128 + n."""
-    parser = ArgumentParser(description=__doc__, allow_abbrev=False)  # a mistyped option is an error
-    parser.add_argument("--config", action="config", help="a YAML file of the options below")
-    parser.add_class_arguments(RunConfig, None, fail_untyped=True)
+    parser = run_parser(__doc__)
     options = parser.parse_args()
     try:
-        values = parser.instantiate(options)
-        report = fit(RunConfig(**{field.name: values[field.name] for field in fields(RunConfig)}))
-    except (ValueError, RuntimeError) as error:
+        report = fit(from_options(parser, options))
+    except (ValueError, NonFiniteLossError, torch.OutOfMemoryError) as error:
         print(f"pretrain: {error}", file=sys.stderr)
         return 1
     print(f"finished at step {report.position.steps_done}", file=sys.stderr)

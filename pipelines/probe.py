@@ -7,16 +7,17 @@ splits, and prints a table: mean ± standard deviation over the seeds.
 import json
 import statistics
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
+import torch
 
-from cogaze.config import RunConfig
+from cogaze.config import RunConfig, from_options, run_parser
 from cogaze.evaluate.control import Dealt, deal_out
 from cogaze.evaluate.quick import evaluate_folder
 from cogaze.fit import fit
-from gazeprep.shards import sha256_of
+from cogaze.step import NonFiniteLossError
+from gazeprep.shards import ShardFolder, sha256_of
 
 DEALT: dict[str, Dealt] = {"shuffled": "image and context", "other images": "image"}
 CONDITIONS = {
@@ -84,29 +85,28 @@ def _cell(values: list[float]) -> str:
 
 def main() -> int:
     """Parse, train and evaluate each condition with each seed, print."""
-    parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--config", action="config", help="a YAML file of the options below")
+    parser = run_parser(__doc__)
     parser.add_argument("--seeds", type=list[int], default=[0])
     parser.add_argument("--conditions", type=list[str], default=list(CONDITIONS))
-    parser.add_class_arguments(RunConfig, None, fail_untyped=True)
-    values = parser.instantiate(parser.parse_args())
-    unknown = set(values.conditions) - set(CONDITIONS)
+    options = parser.parse_args()
+    unknown = set(options.conditions) - set(CONDITIONS)
     if unknown:
         print(f"probe: no condition {sorted(unknown)}; choose from {list(CONDITIONS)}", file=sys.stderr)
         return 1
-    base = RunConfig(**{field.name: values[field.name] for field in fields(RunConfig)})
     try:
+        base = from_options(parser, options)
+        ShardFolder(base.shards)  # stops here where there is none
         results = {
-            name: [figures(base, name, seed) for seed in values.seeds]
+            name: [figures(base, name, seed) for seed in options.seeds]
             for name in CONDITIONS
-            if name in values.conditions
+            if name in options.conditions
         }
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, NonFiniteLossError, torch.OutOfMemoryError) as error:
         print(f"probe: {error}", file=sys.stderr)
         return 1
     for name in results:
         print(f"{name}: {CONDITIONS[name]}")
-    print(f"seeds {values.seeds}\n\n{table(results)}")
+    print(f"seeds {options.seeds}\n\n{table(results)}")
     return 0
 
 

@@ -1,5 +1,6 @@
 """Write small untrained towers for a demo: python pipelines/tiny_towers.py --shards out/shards --out out/towers."""
 
+import sys
 from pathlib import Path
 
 from jsonargparse import auto_cli
@@ -24,5 +25,15 @@ def tiny_towers(shards: Path, out: Path, sizes: TinyTowers = TinyTowers()) -> No
     write_tiny_towers(out, (record[name] for record in records for name in SECTIONS), sizes)
 
 
+def main() -> int:
+    """Parse, write: 0 done, 1 a problem, 2 wrong usage."""
+    try:
+        auto_cli(tiny_towers, as_positional=False, allow_abbrev=False)
+    except ValueError as error:
+        print(f"tiny_towers: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    auto_cli(tiny_towers, as_positional=False)
+    sys.exit(main())

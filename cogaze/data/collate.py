@@ -12,7 +12,7 @@ from tokenizers import AddedToken
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from cogaze.data.dataset import Example
+from cogaze.data.dataset import CONTEXT, SECTIONS, Example
 from gazeprep.schema import LABEL_ABSENT
 
 LabelPolicy = Literal["published", "mask_uncertain", "mentioned"]
@@ -31,6 +31,7 @@ SPECIAL_TOKEN = re.compile(r"\[[A-Za-z ]+\]")
 PUBLISHED_TOKENS = (
     "[PAD]", "[SEP]", "[CLS]", "[INDICATION]", "[HISTORY]", "[Similar Cases]", "[FINDINGS]", "[TRANSCRIPT]",
 )  # fmt: skip
+PLACEHOLDERS = {"report": ("report",), "context": CONTEXT, "sentence": ("sentence",)}
 ROLES = {"pad_token": "[PAD]", "sep_token": "[SEP]", "cls_token": "[CLS]"}
 
 
@@ -46,6 +47,25 @@ class TextConfig:
     sentence: str = "[CLS] [TRANSCRIPT] {sentence}"
     report_sections: tuple[str, ...] = ("findings", "impression", "last_paragraph")
     max_tokens: int = 300
+
+    def __post_init__(self) -> None:
+        for name, known in PLACEHOLDERS.items():
+            prompt = getattr(self, name)
+            try:
+                prompt.format(**dict.fromkeys(known, ""))
+            except (LookupError, ValueError, AttributeError):
+                named = " and ".join(f"{{{one}}}" for one in known)
+                raise ValueError(
+                    f"collate.text.{name} is {prompt!r}, which cannot be filled in; its placeholders are {named}"
+                ) from None
+        unknown = sorted(set(self.report_sections) - set(SECTIONS))
+        if unknown or not self.report_sections:
+            raise ValueError(
+                f"collate.text.report_sections is {list(self.report_sections)}, must be one or more of "
+                f"{', '.join(SECTIONS)}"
+            )
+        if self.max_tokens < 1:
+            raise ValueError(f"collate.text.max_tokens is {self.max_tokens}, must be at least 1")
 
     def special_tokens(self) -> list[str]:
         """Return the tokens in brackets that the prompts use, and the padding."""

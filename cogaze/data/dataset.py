@@ -214,6 +214,11 @@ class DatasetConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.context_dropout <= 1:
             raise ValueError(f"data.context_dropout is {self.context_dropout}, must be from 0 to 1")
+        if self.max_corrupt_in_a_row < 0:
+            raise ValueError(
+                f"data.max_corrupt_in_a_row is {self.max_corrupt_in_a_row}, must be at least 0, which stops at the "
+                "first"
+            )
 
     def still(self) -> "DatasetConfig":
         """Return what evaluation reads: nothing drawn at random."""

@@ -1,0 +1,134 @@
+"""A run's config: the YAML files that are there, what the published one says, and values that no run can have."""
+
+import importlib.util
+import math
+import sys
+from pathlib import Path
+
+import pytest
+
+from cogaze.config import FitConfig, ModelConfig, RunConfig, from_options, run_parser
+from cogaze.data.collate import TextConfig
+from cogaze.data.dataset import DatasetConfig
+from cogaze.objectives import ObjectiveConfig
+from cogaze.optim import OptimConfig
+
+ROOT = Path(__file__).parents[2]
+TRAINING = [path for path in sorted((ROOT / "configs").glob("*.yaml")) if "gazeprep build" not in path.read_text()]
+
+
+def read(path, *options):
+    parser = run_parser(None)
+    return from_options(parser, parser.parse_args(["--config", str(path), "--shards=s", "--out=o", *options]))
+
+
+@pytest.mark.parametrize("path", TRAINING, ids=lambda path: path.stem)
+def test_every_config_of_a_training_can_be_read(path):
+    assert isinstance(read(path), RunConfig)
+    first = path.read_text().splitlines()[0]
+    assert f"--config configs/{path.name} --shards " in first, "its command"
+
+
+def test_both_configs_of_trainings_are_among_them():
+    assert {path.stem for path in TRAINING} >= {"cogaze_mimic", "demo"}
+
+
+def test_the_published_config_is_the_published_one():
+    config = read(ROOT / "configs/cogaze_mimic.yaml")
+    optim, fit, model = config.optim, config.fit, config.model
+    assert (optim.lr, optim.schedule, optim.plateau_factor, optim.plateau_patience) == (5e-5, "plateau", 0.1, 10)
+    assert (config.plan.global_batch, fit.accumulation, fit.epochs, fit.precision) == (160, 2, 50, "bf16")
+    assert fit.validate_every == 0  # once an epoch
+    assert (model.vision, model.text) == ("microsoft/rad-dino", "microsoft/BiomedVLP-CXR-BERT-specialized")
+    assert (model.tokenizer, model.text_layers, model.tuned_blocks) == ("distilgpt2", 6, 0)
+    assert (config.data.view.rule, config.data.view.size_px, config.collate.labels) == ("letterbox", 518, "published")
+    objective = config.objective
+    assert objective.weights() == {"align": 1, "gaze": 1, "image_disease": 0.5, "report_disease": 0.5}
+    assert (objective.topk_ratio, objective.t2i_weight) == (0.25, 0.2)
+
+
+def test_an_option_overrides_the_file():
+    assert read(ROOT / "configs/demo.yaml", "--collate.text.max_tokens", "7").collate.text.max_tokens == 7
+
+
+@pytest.mark.parametrize("option", ["--fit.epoch=1", "--shard=s", "--optim.learning_rate=1", "--fit.precision=fp8"])
+def test_unknown_and_shortened_options_and_values_are_refused(option):
+    with pytest.raises(SystemExit) as stop:
+        read(ROOT / "configs/demo.yaml", option)
+    assert stop.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "message"),
+    [
+        (OptimConfig, "clip_norm", -1.0, "optim.clip_norm is -1.0, must be at least 0, which means no clipping"),
+        (OptimConfig, "clip_norm", math.nan, "optim.clip_norm is nan, must be at least 0"),
+        (OptimConfig, "plateau_patience", -1, "optim.plateau_patience is -1, must be at least 0"),
+        (OptimConfig, "plateau_factor", 1.0, "optim.plateau_factor is 1.0, must be above 0 and below 1"),
+        (OptimConfig, "weight_decay", -0.1, "optim.weight_decay is -0.1, must be at least 0"),
+        (OptimConfig, "betas", (0.9, 1.0), r"optim.betas is \(0.9, 1.0\), must each be at least 0 and below 1"),
+        (ObjectiveConfig, "gaze", -1.0, "objective.gaze is -1.0, must be at least 0"),
+        (ObjectiveConfig, "topk_ratio", 1.1, "objective.topk_ratio is 1.1, must be a share from 0 to 1"),
+        (ObjectiveConfig, "topk_ratio", -0.1, "objective.topk_ratio is -0.1, must be a share"),
+        (ObjectiveConfig, "t2i_weight", 2.0, "objective.t2i_weight is 2.0, must be a share"),
+        (ObjectiveConfig, "class_beta", 1.0, "objective.class_beta is 1.0, must be at least 0 and below 1"),
+        (ModelConfig, "hidden_size", 0, "model.hidden_size is 0, must be at least 1"),
+        (ModelConfig, "projector_hidden_size", 0, "model.projector_hidden_size is 0, must be at least 1"),
+        (ModelConfig, "perceiver_depth", 0, "model.perceiver_depth is 0, must be at least 1"),
+        (ModelConfig, "perceiver_latents", -2, "model.perceiver_latents is -2, must be at least 1"),
+        (ModelConfig, "perceiver_heads", 0, "model.perceiver_heads is 0, must be at least 1"),
+        (ModelConfig, "perceiver_dim_head", 0, "model.perceiver_dim_head is 0, must be at least 1"),
+        (ModelConfig, "text_layers", -1, "model.text_layers is -1, must be at least 0"),
+        (ModelConfig, "tuned_blocks", -2, "model.tuned_blocks is -2, must be at least -1"),
+        (DatasetConfig, "max_corrupt_in_a_row", -1, "data.max_corrupt_in_a_row is -1, must be at least 0"),
+        (TextConfig, "report", "[CLS] {text}", r"text.report is '\[CLS\] \{text\}', .* placeholders are \{report\}"),
+        (TextConfig, "context", "{report}", r"text.context is .* placeholders are \{indication\} and \{history\}"),
+        (TextConfig, "sentence", "{", r"text.sentence is '\{', .* placeholders are \{sentence\}"),
+        (TextConfig, "sentence", "{}", r"text.sentence is '\{\}', .* placeholders are \{sentence\}"),
+        (TextConfig, "report_sections", ("finding",), r"report_sections is \['finding'\], .* findings, impression"),
+        (TextConfig, "report_sections", (), r"report_sections is \[\], must be one or more of indication"),
+        (TextConfig, "max_tokens", 0, "text.max_tokens is 0, must be at least 1"),
+    ],
+)
+def test_values_out_of_range_are_refused_with_the_cure(kind, name, value, message):
+    with pytest.raises(ValueError, match=message):
+        kind(**{name: value})
+
+
+def test_a_plateau_needs_validations(tmp_path):
+    with pytest.raises(ValueError, match=r"schedule is plateau.* fit.validate_every is -1; set it to 0 or more"):
+        RunConfig(tmp_path, "shards", fit=FitConfig(validate_every=-1))
+    RunConfig(tmp_path, "shards", fit=FitConfig(validate_every=-1), optim=OptimConfig(schedule="cosine"))
+
+
+def run_pipeline(name, monkeypatch, *options):
+    """The exit code of a pipeline's main."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "pipelines" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *options])
+    return module.main()
+
+
+@pytest.mark.parametrize("name", ["pretrain", "probe", "cache_features", "tiny_towers"])
+def test_a_problem_is_one_line_and_exit_code_1(name, monkeypatch, capsys, tmp_path):
+    config = [] if name == "tiny_towers" else ["--config", str(ROOT / "configs/demo.yaml")]
+    assert run_pipeline(name, monkeypatch, *config, "--shards=nope", f"--out={tmp_path / 'out'}") == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"{name}: ")
+    assert said.count("\n") == 1
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("name", ["pretrain", "probe", "cache_features"])
+def test_a_value_out_of_range_is_a_problem_too(name, monkeypatch, capsys):
+    options = ["--config", str(ROOT / "configs/demo.yaml"), "--shards=nope", "--out=out", "--optim.clip_norm=-1"]
+    assert run_pipeline(name, monkeypatch, *options) == 1
+    assert "optim.clip_norm is -1.0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["pretrain", "probe", "cache_features", "tiny_towers"])
+def test_a_shortened_option_is_wrong_usage(name, monkeypatch):
+    with pytest.raises(SystemExit) as stop:
+        run_pipeline(name, monkeypatch, "--shard=nope", "--out=out")
+    assert stop.value.code == 2
