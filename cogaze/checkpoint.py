@@ -49,6 +49,7 @@ class Position:
     """Where a run stands: the next step of an epoch, steps done in all, skipped steps, the best validation loss.
 
     corrupt: training samples of all processes that were skipped as they could not be read, anew in each epoch.
+    to_validate: a signal came before the validation that belongs to this step, which the resumed run makes up for.
     """
 
     epoch: int = 0
@@ -57,6 +58,7 @@ class Position:
     skipped: int = 0
     best_loss: float = float("inf")
     corrupt: int = 0
+    to_validate: bool = False
 
 
 @dataclass(frozen=True, eq=False)

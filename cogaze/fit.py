@@ -3,10 +3,11 @@
 import json
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
+from functools import partial
+from typing import NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -18,7 +19,7 @@ from cogaze.data.plan import Position as DataPosition
 from cogaze.export import export
 from cogaze.log import note, progress, say, shorten_log, tell_skipped
 from cogaze.run import Run, prepare
-from cogaze.step import step
+from cogaze.step import step, windows
 from cogaze.validation import Validation, keep_best, validate
 from gazeprep.schema import CHEXPERT_LABELS
 
@@ -85,46 +86,67 @@ def _train(run: Run, position: Position, asked: list[int]) -> FitReport:
     """Run the remaining steps; validate, save and leave between two of them."""
     config, accelerator = run.config.fit, run.accelerator
     save_every = config.save_every or run.train.steps
-    validate_every = config.validate_every or run.train.steps
-    report = FitReport(position, run.total_steps, Validation({}, {}))
-    windows = _windows(run, position)
+    stop = partial(_asked, accelerator, asked)
+    report = _validated(run, FitReport(position, run.total_steps, Validation({}, {})), stop)
+    if number := stop():
+        _leave(accelerator, position, number)
+    following = _windows(run, position)
     with progress(run, position) as show:
-        while position.steps_done < run.total_steps:
+        while not report.finished:
             started = time.perf_counter()
-            position, values = step(run, next(windows), position)
+            position, values = step(run, next(following), report.position)
             if run.config.data.skip_corrupt:
                 position = replace(position, corrupt=position.corrupt + tell_skipped(run, run.train))
                 values["corrupt_samples"] = position.corrupt
             values["samples_per_s"] = run.config.plan.global_batch / (time.perf_counter() - started)
             note(run, position.steps_done, values)
             show(values)
-            number = _asked(accelerator, asked)
             last = position.steps_done == run.total_steps
-            due = position.steps_done % validate_every == 0
-            if run.validation is not None and (due or (last and not number)):
-                validation = validate(run, run.validation)
-                position = keep_best(run, position, validation, due)
-                report = replace(report, validation=validation)
+            report = replace(report, position=replace(position, to_validate=last or _due(run, position)))
+            report = _validated(run, report, stop)
+            number = stop()
             if number or last or position.steps_done % save_every == 0:
-                save_checkpoint(accelerator, run.config.out, run.trained, position, run.identity(), config.keep)
+                save_checkpoint(accelerator, run.config.out, run.trained, report.position, run.identity(), config.keep)
             if number:
                 _leave(accelerator, position, number)
-    if run.validation is not None and not report.validation.losses:  # the checkpoint was the last step's
-        report = replace(report, validation=validate(run, run.validation))
-    return replace(report, position=position)
+    return report if report.validation.losses else _reported(run, report, stop)
+
+
+def _due(run: Run, position: Position) -> bool:
+    return position.steps_done % (run.config.fit.validate_every or run.train.steps) == 0
+
+
+def _validated(run: Run, report: FitReport, stop: Callable[[], int]) -> FitReport:
+    """Validate where the position asks for it and no signal comes before the end; keep the best."""
+    position = report.position
+    if run.validation is None or not position.to_validate:
+        return replace(report, position=replace(position, to_validate=False))
+    validation = None if stop() else validate(run, run.validation, stop)
+    if validation is None:
+        return report
+    position = keep_best(run, position, validation, _due(run, position))
+    return replace(report, position=replace(position, to_validate=False), validation=validation)
+
+
+def _reported(run: Run, report: FitReport, stop: Callable[[], int]) -> FitReport:
+    """Validate for the report alone, where the checkpoint was the last step's."""
+    if run.validation is None:
+        return report
+    validation = validate(run, run.validation, stop)
+    if validation is None:
+        _leave(run.accelerator, report.position, stop())
+    return replace(report, validation=validation)
 
 
 def _windows(run: Run, position: Position) -> Iterator[list[Batch]]:
     """Deliver the micro-batches of each step from a position on, epoch after epoch."""
     following = DataPosition(position.epoch, position.step)
     while True:
-        micro_batches = run.train.epoch(following)
-        while window := list(islice(micro_batches, run.config.fit.accumulation)):
-            yield window
+        yield from windows(run.train.epoch(following), run.config.fit.accumulation)
         following = DataPosition(following.epoch + 1)
 
 
-def _leave(accelerator: Accelerator, position: Position, number: int) -> None:
+def _leave(accelerator: Accelerator, position: Position, number: int) -> NoReturn:
     if accelerator.is_main_process:
         say(f"{signal.Signals(number).name}: saved at step {position.steps_done} and stopped; the same command goes on")
     accelerator.end_training()

@@ -71,7 +71,7 @@ def prepare(config: RunConfig) -> Run:
     train = _stream(config, tables["train"], model, collate, share, accelerator)
     validation = None
     if "validate" in tables:
-        validation = _stream(config, tables["validate"], model, collate, replace(share, accumulation=1), accelerator)
+        validation = _stream(config, tables["validate"], model, collate, share, accelerator)
     optimizer = build_optimizer(model, config.optim)
     if config.fit.compile:
         model.compile()

@@ -1,9 +1,10 @@
 """One optimizer step over a window of micro-batches: losses, their gradients, and what not finite ones lead to."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from accelerate import Accelerator
@@ -75,6 +76,12 @@ def backward_window(run: Run, window: Sequence[Batch], counts: dict[str, Tensor]
     return found
 
 
+def windows(micro_batches: Iterator[Batch], accumulation: int) -> Iterator[list[Batch]]:
+    """Group the micro-batches of an epoch into those of each global batch."""
+    while window := list(islice(micro_batches, accumulation)):
+        yield window
+
+
 def forward(run: Run, batch: Batch) -> CoGazeOutput:
     """Call the prepared model in the run's precision."""
     with run.accelerator.autocast():
@@ -85,6 +92,34 @@ def forward(run: Run, batch: Batch) -> CoGazeOutput:
 def aligned(output: CoGazeOutput, batch: Batch) -> LossSum:
     """Sum the contrastive loss of one micro-batch, against those of all processes."""
     return align_loss(output.visual_embed, output.report_embed, output.logit_scale, batch, gather=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """All that the contrastive loss needs of a micro-batch of B: image and report (B, D), the log of the scale."""
+
+    image: Tensor
+    report: Tensor
+    scale: Tensor
+
+    @classmethod
+    def of(cls, output: CoGazeOutput) -> "Embeddings":
+        """Copy them out of an output, the rest of which is then free to go."""
+        return cls(*(part.detach().float() for part in (output.visual_embed, output.report_embed, output.logit_scale)))
+
+
+def aligned_window(seen: Sequence[Embeddings], window: Sequence[Batch]) -> LossSum:
+    """Sum the contrastive loss of a window's micro-batches as of one batch, against those of all processes."""
+    rows = torch.cat([batch.valid & batch.has_report for batch in window])
+    joined = replace(
+        window[0],
+        valid=rows,
+        has_report=torch.ones_like(rows),
+        study_id=torch.cat([batch.study_id for batch in window]),
+    )
+    images = torch.cat([embeddings.image for embeddings in seen])
+    reports = torch.cat([embeddings.report for embeddings in seen])
+    return align_loss(images, reports, seen[0].scale, joined, gather=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,22 +157,15 @@ class _CachedAlignment:
 
 
 def _cached_alignment(run: Run, window: Sequence[Batch], counts: dict[str, Tensor]) -> _CachedAlignment:
-    outputs, random = [], []
+    seen, random = [], []
     for batch in window:
         random.append(_RandomState.now())
         with torch.no_grad():
-            outputs.append(forward(run, batch))
-    images = [output.visual_embed.float().requires_grad_() for output in outputs]
-    reports = [output.report_embed.float().requires_grad_() for output in outputs]
-    scale = outputs[0].logit_scale.detach().clone().requires_grad_()
-    rows = torch.cat([batch.valid & batch.has_report for batch in window])
-    joined = replace(
-        window[0],
-        valid=rows,
-        has_report=torch.ones_like(rows),
-        study_id=torch.cat([batch.study_id for batch in window]),
-    )
-    loss = align_loss(torch.cat(images), torch.cat(reports), scale, joined, gather=True)
+            seen.append(Embeddings.of(forward(run, batch)))
+    images = [embeddings.image.requires_grad_() for embeddings in seen]
+    reports = [embeddings.report.requires_grad_() for embeddings in seen]
+    scale = seen[0].scale.requires_grad_()
+    loss = aligned_window(seen, window)
     total = weighted_total({ALIGN: loss}, counts, run.config.objective, run.accelerator.num_processes)
     grads = torch.autograd.grad(total, [*images, *reports, scale])
     n = len(window)

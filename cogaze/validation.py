@@ -1,20 +1,24 @@
 """Losses and AUROC over the validation split, and the best model by them."""
 
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from cogaze.checkpoint import Position
+from cogaze.data.collate import Batch
 from cogaze.data.loader import Stream
 from cogaze.evaluate.metrics import auroc
 from cogaze.export import export
 from cogaze.log import note, say, tell_skipped
+from cogaze.losses.sums import LossSum
+from cogaze.models.cogaze import CoGazeOutput
 from cogaze.objectives import ALIGN, cogaze_losses, with_total
 from cogaze.run import Run, trainable
-from cogaze.step import aligned, forward
+from cogaze.step import Embeddings, aligned_window, forward, windows
 from gazeprep.schema import CHEXPERT_LABELS
 
 
@@ -31,33 +35,61 @@ class Validation:
 
 
 @torch.no_grad()
-def validate(run: Run, stream: Stream) -> Validation:
-    """Evaluate the validation split, each sample counted once; with a moving average of weights, evaluate that."""
+def validate(run: Run, stream: Stream, stop: Callable[[], int]) -> Validation | None:
+    """Evaluate the validation split, each sample counted once; with a moving average of weights, evaluate that.
+
+    Returns None where stop(), which all processes ask before each batch, is true before the end.
+    """
     run.wrapped.eval()
     average = run.trained.average
     with average.in_place_of(trainable(run.model)) if average is not None else nullcontext():
-        return _evaluate(run, stream)
+        return _evaluate(run, stream, stop)
 
 
-def _evaluate(run: Run, stream: Stream) -> Validation:
-    sums: dict[str, Tensor] = {}
-    counts: dict[str, Tensor] = {}
-    scores, labels, masks = [], [], []
-    for batch in stream.epoch():
-        output = forward(run, batch)
-        losses = cogaze_losses(output, batch, run.class_weights, run.config.objective)
-        losses[ALIGN] = aligned(output, batch)
-        for name, loss in losses.items():
-            sums[name] = sums.get(name, 0.0) + loss.total
-            counts[name] = counts.get(name, 0.0) + loss.count
-        scores.append(output.vision_logits.float())
-        labels.append(batch.labels)
-        masks.append(batch.label_mask & batch.valid[:, None])
+@dataclass(frozen=True, eq=False)
+class _Tally:
+    """What this process has seen of the split: sums and counts of losses, scores (B, labels) and their truths."""
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, Tensor] = field(default_factory=dict)
+    scores: list[Tensor] = field(default_factory=list)
+    labels: list[Tensor] = field(default_factory=list)
+    masks: list[Tensor] = field(default_factory=list)
+
+    def add(self, name: str, loss: LossSum) -> None:
+        self.sums[name] = self.sums.get(name, 0.0) + loss.total
+        self.counts[name] = self.counts.get(name, 0.0) + loss.count
+
+    def score(self, output: CoGazeOutput, batch: Batch) -> None:
+        self.scores.append(output.vision_logits.float())
+        self.labels.append(batch.labels)
+        self.masks.append(batch.label_mask & batch.valid[:, None])
+
+
+def _evaluate(run: Run, stream: Stream, stop: Callable[[], int]) -> Validation | None:
+    """Forward micro-batches of training's size; the contrastive loss sees a global batch, as in training."""
+    tally = _Tally()
+    for window in windows(stream.epoch(), run.config.fit.accumulation):
+        seen = []
+        for batch in window:
+            if stop():
+                return None
+            output = forward(run, batch)
+            for name, loss in cogaze_losses(output, batch, run.class_weights, run.config.objective).items():
+                tally.add(name, loss)
+            tally.score(output, batch)
+            seen.append(Embeddings.of(output))
+        tally.add(ALIGN, aligned_window(seen, window))
+    return _summed_up(run, stream, tally)
+
+
+def _summed_up(run: Run, stream: Stream, tally: _Tally) -> Validation:
     accelerator = run.accelerator
-    summed = accelerator.reduce(torch.stack(list(sums.values())), "sum")
-    counted = accelerator.reduce(torch.stack(list(counts.values())), "sum").clamp(min=1)
-    means = dict(zip(sums, (summed / counted).tolist(), strict=True))
-    gathered = [accelerator.gather(torch.cat(parts)).cpu().numpy() for parts in (scores, labels, masks)]
+    summed = accelerator.reduce(torch.stack(list(tally.sums.values())), "sum")
+    counted = accelerator.reduce(torch.stack(list(tally.counts.values())), "sum").clamp(min=1)
+    means = dict(zip(tally.sums, (summed / counted).tolist(), strict=True))
+    parts = (tally.scores, tally.labels, tally.masks)
+    gathered = [accelerator.gather(torch.cat(part)).cpu().numpy() for part in parts]
     areas = dict(zip(CHEXPERT_LABELS, auroc(*gathered).tolist(), strict=True))
     metrics = {f"auroc/{name}": area for name, area in areas.items() if not math.isnan(area)}
     if metrics:

@@ -25,6 +25,7 @@ from cogaze import log as log_module
 from cogaze import optim
 from cogaze import run as run_module
 from cogaze import step as step_module
+from cogaze import validation as validation_module
 from cogaze.checkpoint import FOLDER
 from cogaze.config import FitConfig
 from cogaze.fit import StopRequested, fit
@@ -590,3 +591,56 @@ def test_negatives_of_a_micro_batch_do_not_change_their_number(run_config):
 def test_numbers_out_of_range_are_refused(name, value):
     with pytest.raises(ValueError, match=f"fit.{name} is {value}, must be at least {value + 1}"):
         FitConfig(**{name: value})
+
+
+def test_validation_is_the_same_in_micro_batches_and_forwards_none_bigger_than_training(
+    run_config, shards_with, still, monkeypatch
+):
+    shards = shards_with(lambda rows: rows.assign(split=["validate" if i % 3 else "train" for i in range(len(rows))]))
+    forward, found, sizes = validation_module.forward, {}, set()
+
+    def forward_and_note(run, batch):
+        sizes.add((run.config.fit.accumulation, len(batch)))
+        return forward(run, batch)
+
+    monkeypatch.setattr(validation_module, "forward", forward_and_note)
+    for accumulation, negatives in ((1, "window"), (4, "window"), (4, "micro")):
+        AcceleratorState._reset_state(True)
+        settings = {**still, "shards": shards, "fit.accumulation": accumulation, "fit.negatives": negatives}
+        prepared = run_module.prepare(run_config("validated", settings))
+        found[accumulation, negatives] = validation_module.validate(prepared, prepared.validation, lambda: 0).values()
+    assert sizes == {(1, 8), (4, 2)}
+    whole = found.pop((1, "window"))
+    assert whole["align"] > 0
+    assert all(cut == pytest.approx(whole, rel=1e-5) for cut in found.values())
+
+
+@pytest.mark.parametrize("when", ["before", "within"])
+def test_after_a_signal_no_validation_goes_on_and_the_resumed_run_makes_up_for_it(run_config, monkeypatch, when):
+    monkeypatch.setattr(optim, "ReduceLROnPlateau", partial(ReduceLROnPlateau, threshold=0.999))
+    unbroken, stopped = run_config("unbroken", EVERYTHING), run_config("stopped", EVERYTHING)
+    run(unbroken)
+    note, forward, forwards = fit_module.note, validation_module.forward, []
+
+    def note_and_signal(run, step, values):
+        note(run, step, values)
+        if step == 4 and when == "before":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def forward_and_signal(run, batch):
+        forwards.append(len(batch))
+        if len(forwards) == 3 and when == "within":  # the first of the second validation, which has two
+            os.kill(os.getpid(), signal.SIGTERM)
+        return forward(run, batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fit_module, "note", note_and_signal)
+        patched.setattr(validation_module, "forward", forward_and_signal)
+        with pytest.raises(StopRequested):
+            run(stopped)
+    assert len(forwards) == (2 if when == "before" else 3)
+    assert "validate/loss" in log(stopped)[2]
+    assert "validate/loss" not in log(stopped)[4]
+    assert run(stopped).finished
+    assert log(stopped) == log(unbroken)
+    assert_same(weights(unbroken), weights(stopped))
