@@ -5,21 +5,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from accelerate.state import AcceleratorState
 from recorded import sources_of
 from scipy.stats import hypergeom
+from transformers import AutoTokenizer
 
 from cogaze.config import from_options, run_parser
 from cogaze.evaluate.control import deal_out
 from cogaze.evaluate.gaze import Spoken, agreement, mean_nss
 from cogaze.evaluate.metrics import chance_rank, chance_recall, first_hit_ranks
-from cogaze.evaluate.quick import evaluate_folder
+from cogaze.evaluate.quick import encode, evaluate_folder
 from cogaze.evaluate.retrieval import retrieval
 from cogaze.fit import fit
+from cogaze.models.cogaze import CoGazeOutput
+from cogaze.models.text import TextFeatures
 from cogaze.models.tiny import TinyTowers, write_tiny_towers
+from cogaze.run import prepare
 from gazeprep.build import BuildConfig, build
 from gazeprep.images import Resize
 from gazeprep.samples import MapConfig, PictureConfig, SampleConfig
+from gazeprep.schema import CHEXPERT_LABELS
 from gazeprep.shards import ShardFolder, sha256_of
 from gazeprep.synthetic import write_corpus
 
@@ -77,6 +83,113 @@ def test_attention_that_is_the_gaze_beats_the_other_sentence_and_the_mean_map():
     assert found["sentence NSS"] == pytest.approx(np.sqrt(3))
     assert found["sentence NSS of another sentence"] == pytest.approx(-1 / np.sqrt(3))
     assert found["sentence NSS of the mean gaze map"] == pytest.approx(0, abs=1e-12)
+
+
+class Watched:
+    """A model that remembers what it was shown; a vision tower of 4 x 4 patches."""
+
+    patch_grid = (4, 4)
+    device = torch.device("cpu")
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+        self.shown = []
+
+    def eval(self):
+        return self
+
+    def encode_text(self, input_ids, mask):
+        """A text that denies points along the second axis, one that does not along the first, all three long."""
+        texts = self.tokenizer.batch_decode(input_ids)
+        axes = torch.tensor([int(" no " in text) for text in texts])
+        return TextFeatures(pooled=3 * torch.nn.functional.one_hot(axes, 2).float(), token_features=None)
+
+    def __call__(self, **inputs):
+        self.shown.append(inputs)
+        rows, sentences = len(inputs["view_position"]), len(inputs["sentence_mask"])
+        ones = torch.ones(rows, 2)
+        return CoGazeOutput(
+            patch_features=torch.ones(rows, 17, 2),
+            visual_embed=torch.tensor([4.0, 3.0]).expand(rows, 2),
+            report_embed=ones,
+            sentence_embed=torch.ones(sentences, 2),
+            vision_logits=torch.zeros(rows, 14),
+            report_logits=torch.zeros(rows, 14),
+            logit_scale=torch.tensor(0.0),
+            logit_scale_gaze=torch.tensor(0.0),
+        )
+
+
+@pytest.fixture
+def watched(run_config):
+    """A config whose validation and test splits have samples, and a model to watch."""
+    config = run_config("watched")
+    tokenizer = AutoTokenizer.from_pretrained(config.model.text)
+    return config, Watched(tokenizer)
+
+
+def test_zero_shot_scores_are_higher_where_the_report_states_the_disease(watched):
+    config, model = watched
+    found = encode(config, model, ("validate",))
+    # The image (0.8, 0.6) times the direction (1, 0) - (0, 1) from "no ..." to "...".
+    diseases = np.array(CHEXPERT_LABELS) != "No Finding"  # which denies by itself
+    assert found.zero_shot[:, diseases] == pytest.approx(0.2, rel=1e-5)
+
+
+def test_without_context_or_image_only_that_is_gone(watched):
+    config, model = watched
+    seen = {}
+    for ablation in ("", "no context", "no image"):
+        model.shown = []
+        encode(config, model, ("validate",), ablation)
+        seen[ablation] = model.shown
+    assert any(batch["has_context"].any() for batch in seen[""])
+    assert not any(batch["has_context"].any() for batch in seen["no context"])
+    for whole, blind in zip(seen[""], seen["no image"], strict=True):
+        assert whole["pixel_values"].std() > 0.1
+        # One gray for the whole canvas, the mean of the training images: 0 after the normalisation.
+        assert blind["pixel_values"].abs().max() < 0.5 / 255 / 0.2583 + 1e-6
+        assert blind["pixel_values"].std() < 1e-6
+    for ablation, changed in (("no context", {"has_context"}), ("no image", {"pixel_values"})):
+        for whole, less in zip(seen[""], seen[ablation], strict=True):
+            assert {name for name in whole if not torch.equal(whole[name], less[name])} <= changed
+
+
+def test_a_model_without_context_does_not_depend_on_its_words(run_config):
+    """What has_context empties is all that a real model sees of the context."""
+    config = run_config("emptied")
+    torch.manual_seed(0)
+    run = prepare(config)
+    run.model.eval()
+    batch = next(iter(run.validation.epoch()))
+    with torch.no_grad():
+        emptied = replace(batch, has_context=torch.zeros_like(batch.has_context))
+        other = replace(emptied, context_input_ids=torch.full_like(batch.context_input_ids, 9))
+        one, two = (run.model(**each.model_inputs()).visual_embed for each in (emptied, other))
+        whole = run.model(**batch.model_inputs()).visual_embed
+    assert torch.equal(one, two)
+    assert not torch.allclose(whole[batch.has_context], one[batch.has_context], atol=1e-6)
+
+
+def test_studies_of_two_splits_are_not_taken_for_one(watched):
+    config, model = watched
+    alone = {split: encode(config, model, (split,)).study_id for split in ("train", "validate")}
+    assert set(alone["train"]) & set(alone["validate"]), "numbered from 0 in each"
+    both = encode(config, model, ("train", "validate")).study_id
+    assert len(both) == len(alone["train"]) + len(alone["validate"])
+    assert len(np.unique(both)) == sum(len(np.unique(ids)) for ids in alone.values())
+
+
+def test_whole_transcripts_are_no_sentences(watched):
+    config, model = watched
+    found = encode(config, model, ("train",)).spoken
+    folder = ShardFolder(config.shards)
+    rows = folder.index[(folder.index["split"] == "train") & folder.index["has_gaze"]]
+    spoken = [folder.sample(key).record for key in rows["key"]]
+    sentences = [text for record in spoken for text in record["sentences"].split("\n") if text]
+    transcripts = [record["transcript"] for record in spoken if record["transcript"]]
+    assert len(found.image) == len(sentences)
+    assert sum(len(batch["sentence_mask"]) for batch in model.shown) == len(sentences) + len(transcripts)
 
 
 @pytest.fixture(scope="module")
