@@ -80,7 +80,7 @@ check: setup ## lint, formatting, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: setup ## the tests, about two minutes; ARGS="-k maps" chooses
+test: setup ## the tests, under four minutes; ARGS="-k maps" chooses
 	$(BIN)/pytest -q $(ARGS)
 
 test-slow: setup ## the slow tests
