@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,7 +40,7 @@ def deal_out(shards: Path, out: Path, seed: int, dealt: Dealt) -> None:
     donors = _donors(folder, train, seed)
     shutil.rmtree(out, ignore_errors=True)
     rows = [{**row, "labels": list(row["labels"])} for row in index[index["split"] != "train"].to_dict("records")]
-    manifest = json.loads(json.dumps(folder.manifest))
+    manifest = deepcopy(folder.manifest)
     for entry in manifest["shards"]:
         target = out / entry["name"]
         target.parent.mkdir(parents=True, exist_ok=True)
