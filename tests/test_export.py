@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from pycocotools.coco import COCO
 from recorded import tree
 
 from gazeprep import render_batch
@@ -443,9 +444,8 @@ def test_coco_fixations_and_shapes_lie_where_they_were_drawn(exported, samples):
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
 def test_pycocotools_loads_the_coco_json_and_draws_its_shapes(exported):
-    coco_module = pytest.importorskip("pycocotools.coco", reason="pycocotools is not installed")
     out, _ = exported("coco")
-    coco = coco_module.COCO(str(out / "annotations.json"))
+    coco = COCO(str(out / "annotations.json"))
     fixation = coco.getCatIds(catNms=["fixation"])
     assert len(coco.getAnnIds(catIds=fixation)) > 100
     for one in coco.loadAnns(coco.getAnnIds()):

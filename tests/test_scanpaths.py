@@ -1,8 +1,9 @@
 """Scanpath comparison: paths whose answer one sees, every alignment tried, multimatch-gaze's figures."""
 
-from dataclasses import asdict, astuple
+from dataclasses import astuple
 from functools import cache
 
+import multimatch_gaze
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -87,31 +88,13 @@ def test_the_alignment_is_the_cheapest_of_all(first, second):
     assert all(0 <= one <= 1 for one in astuple(found))
 
 
-# multimatch-gaze 0.1.3 on numpy 2.4.6: what `multimatch_gaze_figures` below returns. To make them again, in an
-# environment with multimatch-gaze==0.1.3: python -m pytest tests/test_scanpaths.py -k multimatch_gaze_itself
-MULTIMATCH_GAZE = {
-    "shape": 0.866669583365235,
-    "direction": 0.7804608043478836,
-    "length": 0.915704962102795,
-    "position": 0.7294376227189006,
-    "duration": 0.7142857142857143,
-}
 STEP = np.arange(30)
 WINDING = path(np.stack([(37 * STEP + STEP**2) % 300, (53 * STEP + 3 * STEP**2) % 400, 1 + STEP % 7], axis=1))
 WANDERING = path(np.stack([(61 * STEP + 2 * STEP**2) % 300, (29 * STEP + STEP**2) % 400, 1 + STEP % 5], axis=1)[:23])
 
 
-def multimatch_gaze_figures(package):
+def test_the_figures_are_those_of_multimatch_gaze():
     columns = ("start_x", "start_y", "duration")
     records = [np.rec.fromarrays([one.x_px, one.y_px, one.duration_s], names=columns) for one in (WINDING, WANDERING)]
-    found = package.docomparison(*records, list(SIZE))
-    return dict(zip(("shape", "direction", "length", "position", "duration"), map(float, found), strict=True))
-
-
-def test_the_figures_are_those_of_multimatch_gaze():
-    assert asdict(multimatch(WINDING, WANDERING, SIZE)) == pytest.approx(MULTIMATCH_GAZE, rel=1e-9)
-
-
-def test_multimatch_gaze_itself_says_so():
-    package = pytest.importorskip("multimatch_gaze", reason="multimatch-gaze, which checks this, is not installed")
-    assert multimatch_gaze_figures(package) == pytest.approx(MULTIMATCH_GAZE, rel=1e-9)
+    expected = multimatch_gaze.docomparison(*records, list(SIZE))
+    assert astuple(multimatch(WINDING, WANDERING, SIZE)) == pytest.approx(tuple(map(float, expected)), rel=1e-9)
