@@ -1,5 +1,6 @@
 """Fixtures that several tests share."""
 
+import multiprocessing
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,14 @@ from gazeprep.build import BuildConfig, build
 from gazeprep.cases import Sources
 from gazeprep.synthetic import Corpus, write_corpus
 
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_sessionfinish() -> None:
+    """A process that a failed test left behind must not keep Python from ending."""
+    for process in multiprocessing.active_children():
+        process.kill()
 
 
 @pytest.fixture(scope="session")

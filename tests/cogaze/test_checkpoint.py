@@ -1,7 +1,6 @@
 """Checkpoints are whole or hidden, hold everything, and belong to one config."""
 
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -12,6 +11,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from processes import clean_context
 from torch import nn
 
 from cogaze import checkpoint as checkpoint_module
@@ -116,7 +116,7 @@ def save_and_die(tmp_path, moment, after):
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_in_a_save_the_previous_or_the_new_checkpoint_is_whole(accelerator, tmp_path, moment, after):
-    process = multiprocessing.get_context("fork").Process(target=save_and_die, args=(tmp_path, moment, after))
+    process = clean_context().Process(target=save_and_die, args=(tmp_path, moment, after))
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL

@@ -13,8 +13,8 @@ import fsspec
 import numpy as np
 import pytest
 import torch
-from accelerate import debug_launcher
 from accelerate.state import AcceleratorState
+from processes import in_processes
 from safetensors.torch import load_file, save_file
 
 from cogaze import frozen
@@ -121,7 +121,7 @@ def launched_cache(config):
 def test_two_processes_write_what_one_does(config, tmp_path):
     one, two = (config(name, {"data.features": str(tmp_path / name)}) for name in ("one", "two"))
     (folder,) = fresh(cache_features, one).folders
-    debug_launcher(launched_cache, (two,), num_processes=2)
+    in_processes(launched_cache, two)
     assert stored(tmp_path / "two" / folder.name) == stored(folder)
 
 
@@ -225,7 +225,7 @@ def test_two_processes_train_from_it_as_one_does(config, towers):
     one, two = config("one", settings), config("two", settings)
     fresh(cache_features, one)
     fresh(fit, one)
-    debug_launcher(launched_fit, (two,), num_processes=2)
+    in_processes(launched_fit, two)
     assert losses(two) == pytest.approx(losses(one), rel=1e-5, abs=1e-5)
 
 

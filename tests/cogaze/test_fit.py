@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from accelerate import debug_launcher
 from accelerate.state import AcceleratorState
+from processes import in_processes
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -176,7 +176,7 @@ def launch(config, processes):
     if processes == 1:
         launched(config)
     else:
-        debug_launcher(launched, (config,), num_processes=processes)
+        in_processes(launched, config, processes=processes)
     found = [json.loads((config.out / f"seen-{rank}.json").read_text()) for rank in range(processes)]
     assert {step["world"] for seen in found for step in seen.values()} == {processes}
     return found
@@ -267,7 +267,7 @@ def write_gradients(config, step):
 def test_two_processes_give_the_gradients_of_one_big_batch(run_config, still, accumulation):
     big = gradients(run_config("big", still))[1]
     halves = run_config("halves", {**still, "fit.accumulation": accumulation})
-    debug_launcher(write_gradients, (halves, 0), num_processes=2)
+    in_processes(write_gradients, halves, 0)
     for rank in range(2):
         assert_same_gradients(big, load_file(halves.out.with_name(f"gradients-{rank}")))
 
@@ -347,7 +347,7 @@ def nonfinite_in_one_process(config):
 
 def test_all_processes_agree_on_a_nonfinite_loss_and_name_their_own_samples(run_config):
     config = run_config("both")
-    debug_launcher(nonfinite_in_one_process, (config,), num_processes=2)
+    in_processes(nonfinite_in_one_process, config)
     errors = [(config.out / f"error-{rank}").read_text() for rank in range(2)]
     keys = [set(error.split("process: ")[1].split(". ")[0].split(", ")) for error in errors]
     assert [len(own) for own in keys] == [4, 4]

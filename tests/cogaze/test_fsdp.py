@@ -5,9 +5,10 @@ import os
 
 import pytest
 import torch
-from accelerate import Accelerator, debug_launcher
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from processes import in_processes
 from safetensors.torch import load_file
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
@@ -58,7 +59,7 @@ def train(config, sharded):
 
 
 def launch(config, *, sharded):
-    debug_launcher(train, (config, sharded), num_processes=2)
+    in_processes(train, config, sharded)
     return config
 
 
@@ -108,4 +109,4 @@ def train_as_before(config):
 
 @pytest.mark.slow
 def test_version_1_is_refused(run_config):
-    debug_launcher(train_as_before, (run_config("before"),), num_processes=2)
+    in_processes(train_as_before, run_config("before"))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from torch import multiprocessing, nn
+from processes import in_processes
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cogaze.losses.contrastive import multi_positive_loss, multi_positive_loss_sum
@@ -195,9 +196,8 @@ CASES = {
 }
 
 
-def run_process(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=PROCESSES)
+def run_process(folder):
+    rank = dist.get_rank()
     share = ROWS // PROCESSES
     rows = slice(rank * share, (rank + 1) * share)
     results = {}
@@ -208,14 +208,13 @@ def run_process(rank, folder):
     image, text = embeddings(ROWS)
     results["mean"] = multi_positive_loss(image[rows], text[rows], STUDY[rows], torch.tensor(1.0))
     torch.save(results, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
     """What each of two processes found: {case: steps}."""
     folder = tmp_path_factory.mktemp("two")
-    multiprocessing.start_processes(run_process, (str(folder),), nprocs=PROCESSES, start_method="fork")
+    in_processes(run_process, folder, processes=PROCESSES)
     return [torch.load(folder / f"{rank}.pt") for rank in range(PROCESSES)]
 
 

@@ -121,7 +121,13 @@ class Started:
 def start(options, tmp_path):
     """Return start(command, option, ...); what it started ends with the test, with all its processes."""
     runs = []
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = {
+        **os.environ,
+        "ACCELERATE_USE_CPU": "true",
+        "GLOO_SOCKET_IFNAME": "lo",  # a host's own name may lead nowhere
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+    }
 
     def start(command, *more):
         said = tmp_path / f"said-{len(runs)}"

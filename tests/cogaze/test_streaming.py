@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator, debug_launcher
-from accelerate.state import AcceleratorState, GradientState
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from processes import in_processes
 from transformers import AutoTokenizer
 
 from cogaze.data.collate import Collate, add_special_tokens
@@ -63,22 +64,10 @@ def make_shards(tables, inline, tmp_path):
 # --- several processes
 
 
-def in_processes(world, function, *args):
-    """Run function(rank, world, *args) in gloo processes; raises where one of them fails."""
-    debug_launcher(_started, (world, function, args), num_processes=world)
-
-
-def _started(world, function, args):
-    torch.set_num_threads(1)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    function(torch.distributed.get_rank(), world, *args)
-
-
-def _deliver(rank, world, root, collate, out, workers):
+def _deliver(root, collate, out, workers):
     """Write this rank's samples of two epochs, batch by batch, and what all ranks gather of them."""
     accelerator = Accelerator(cpu=True)
-    assert accelerator.num_processes == world
+    rank, world = accelerator.process_index, accelerator.num_processes
     stream = stream_of(root, collate, Share(rank, world), workers=workers)
     row = {stream.dataset.table.name(i): i for i in range(len(stream.dataset))}
     epochs, gathered = [], []
@@ -101,7 +90,7 @@ def _deliver(rank, world, root, collate, out, workers):
 )
 def test_every_sample_is_delivered_once_an_epoch(make_shards, collate, tmp_path, world, samples, per_shard, workers):
     root = make_shards(samples, per_shard)
-    in_processes(world, _deliver, root, collate, tmp_path, workers)
+    in_processes(_deliver, root, collate, tmp_path, workers, processes=world)
     ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(world)]
     keys = {read_table(root, "train").name(row) for row in range(samples)}
     for epoch in range(2):
@@ -115,9 +104,9 @@ def test_every_sample_is_delivered_once_an_epoch(make_shards, collate, tmp_path,
         assert sorted(rank["gathered"]) == sorted([*range(samples)] * 2)
 
 
-def _resume(rank, world, root, collate, out):
+def _resume(root, collate, out):
     """Write the keys of each global batch's share that this rank delivers from every step of an epoch on."""
-    torch.set_num_threads(1)
+    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     stream = stream_of(root, collate, Share(rank, world))
     found = [[list(b.keys) for b in stream.epoch(Position(1, step))] for step in range(stream.steps)]
     (out / f"{rank}.json").write_text(json.dumps(found))
@@ -125,7 +114,7 @@ def _resume(rank, world, root, collate, out):
 
 def test_resuming_at_every_step_in_two_processes_gives_the_remaining_global_batches(make_shards, collate, tmp_path):
     root = make_shards(20, 6)
-    in_processes(2, _resume, root, collate, tmp_path)
+    in_processes(_resume, root, collate, tmp_path)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     alone = stream_of(root, collate)
     unbroken = [sorted(batch.keys) for batch in alone.epoch(Position(1, 0))]
@@ -285,7 +274,7 @@ def test_a_run_says_each_skipped_sample_once_and_counts_them_in_log_and_card(dam
     config = run_config("skipping", settings)
     whole = replace(config, fit=replace(config.fit, epochs=2, validate_every=0))
     for part in (config, whole):  # the second goes on where the first ended
-        debug_launcher(fit_in_a_process, (part,), num_processes=processes) if processes > 1 else fit_in_a_process(part)
+        in_processes(fit_in_a_process, part) if processes > 1 else fit_in_a_process(part)
     said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("skipped: ")]
     keys = [line.split()[2] for line in said]
     assert sorted(keys) == sorted([*lost[:-1], *lost]), "the first run sees no held-out sample"
