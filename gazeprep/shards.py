@@ -187,11 +187,6 @@ def _append(tar: tarfile.TarFile, sample: Sample) -> dict[str, int]:
     return row | {"length": tar.offset - row["offset"]}
 
 
-def write_parquet(path: Path, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:
-    """Write rows as parquet under a final name that appears only when the file is whole."""
-    LocalStore(path.parent).write(path.name, parquet_bytes(rows, schema))
-
-
 def parquet_bytes(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> bytes:
     """Write rows as the bytes of a parquet file."""
     buffer = io.BytesIO()

@@ -17,9 +17,10 @@ from gazeprep.shards import (
     Sample,
     ShardFolder,
     json_member,
+    parquet_bytes,
     sha256_of,
+    table_facts,
     write_json,
-    write_parquet,
     write_tar,
 )
 
@@ -51,8 +52,14 @@ def deal_out(shards: Path, out: Path, seed: int, dealt: Dealt) -> None:
         written = write_tar(target, _mixed(folder, {key: donors[key] for key in keys}, dealt))
         rows += [{"shard": entry["name"], **row} for row in written]
         entry |= {"size": target.stat().st_size, "sha256": sha256_of(target)}
-    write_parquet(out / "index.parquet", rows, INDEX_SCHEMA)
-    write_json(out / "dataset.json", manifest)
+    place = {key: number for number, key in enumerate(index["key"])}
+    tables = {
+        "index.parquet": parquet_bytes(sorted(rows, key=lambda row: place[row["key"]]), INDEX_SCHEMA),
+        "rejected.parquet": (shards / "rejected.parquet").read_bytes(),
+    }
+    for name, data in tables.items():
+        (out / name).write_bytes(data)
+    write_json(out / "dataset.json", manifest | {"tables": table_facts(tables)})
 
 
 def _donors(folder: ShardFolder, train: pd.DataFrame, seed: int) -> dict[str, str]:
