@@ -80,8 +80,8 @@ check: setup ## lint, formatting, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: setup ## the tests, under four minutes; ARGS="-k maps" chooses
-	$(BIN)/pytest -q $(ARGS)
+test: setup ## the tests, about two minutes; ARGS="-k maps" chooses
+	$(BIN)/pytest -q -n 2 --dist loadfile $(ARGS)
 
 test-slow: setup ## the slow tests
 	$(BIN)/pytest -q -m slow $(ARGS)

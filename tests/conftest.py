@@ -16,7 +16,6 @@ from gazeprep.build import BuildConfig, build
 from gazeprep.cases import Sources
 from gazeprep.synthetic import Corpus, write_corpus
 
-
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
