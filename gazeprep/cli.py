@@ -18,6 +18,7 @@ from gazeprep.lint import lint
 from gazeprep.merge import merge
 from gazeprep.selection import chosen_keys, select
 from gazeprep.shards import ShardFolder
+from gazeprep.stores import local_path
 from gazeprep.tasks import Task, build_task, finalize
 
 STOPPED = 130  # exit code after Ctrl-C
@@ -27,9 +28,11 @@ GO_ON = "finished shards stay, run the same command to go on"
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit code: 0 done, 1 stopped by a problem, 2 wrong usage, 130 Ctrl-C."""
     options = _parser().parse_args(arguments)
-    command: Callable[[Namespace], None] = COMMANDS[options.command]
+    named, command = options[options.command], COMMANDS[options.command]
     try:
-        command(options[options.command])
+        if isinstance(named.get("out"), Path) and options.command != "build":  # which alone writes to URLs
+            local_path(named.out)
+        command(named)
     except (ValueError, BuildError) as error:
         return _stopped(options.command, str(error), 1)
     except OSError as error:
@@ -107,7 +110,7 @@ def _export_parser() -> ArgumentParser:
         "images or gaze, for cogaze and egma report text too: the sources' licence binds it as it binds the shards. "
         "Names are pseudonyms unless --source-ids."
     )
-    parser.add_argument("shards", type=str, help="the folder that a build wrote")
+    parser.add_argument("shards", type=str, help="the folder or URL that a build wrote")
     parser.add_argument("--format", choices=FORMATS, required=True)
     parser.add_argument("--out", type=Path, required=True, help="a new or empty folder")
     parser.add_argument("--query", type=str, default="", help='of the index, as in "has_gaze and sentences > 2"')
@@ -148,7 +151,7 @@ def _lint_parser() -> ArgumentParser:
 
 def _merge_parser() -> ArgumentParser:
     parser = _new_parser(description="Make one folder of several builds of different inputs by one recipe.")
-    parser.add_argument("shards", type=Path, nargs="+", help="the folders that builds wrote, two or more")
+    parser.add_argument("shards", type=str, nargs="+", help="the folders or URLs that builds wrote, two or more")
     parser.add_argument("--out", type=Path, required=True, help="a new or empty folder")
     copied = "copy the tars; else they are hard-linked where the file system can"
     parser.add_argument("--copy", type=bool, default=False, nargs="?", const=True, help=copied)
@@ -160,7 +163,7 @@ def _select_parser() -> ArgumentParser:
         description="Choose samples by a query on the index, a list of keys, or both; write them into new shards, "
         "their bytes unchanged, or without --out print their keys, one a line."
     )
-    parser.add_argument("shards", type=Path, help="the folder that a build wrote")
+    parser.add_argument("shards", type=str, help="the folder or URL that a build wrote")
     columns = 'comparisons of columns of the index and labels, as in "has_gaze and Pleural_Effusion == 1"'
     parser.add_argument("--query", type=str, default="", help=columns)
     parser.add_argument("--keys", type=Path, help="a text file, one key a line")
@@ -334,7 +337,7 @@ def _run_preview(options: Namespace) -> None:
         keys = list(with_gaze)[: options.samples] or folder.keys()[: options.samples]
         figure = plots.contact_sheet([folder.sample(key) for key in keys])
     plots.save(figure, options.out)
-    _printer()(f"wrote {options.out}")
+    _printer()(f"wrote {options.out.name}")
 
 
 def _run_report(options: Namespace) -> None:
@@ -343,7 +346,7 @@ def _run_report(options: Namespace) -> None:
     except ModuleNotFoundError as error:
         raise ValueError(f"{error.name} is not installed; run pip install 'gazeprep-cogaze[report]'") from None
     size = write_report(options.shards, options.out, ReportConfig(options.cases, options.redact, options.truth))
-    _printer()(f"wrote {options.out}, {size / 1e6:.1f} MB")
+    _printer()(f"wrote {options.out.name}, {size / 1e6:.1f} MB")
 
 
 def _listed(counts: dict[str, int]) -> str:

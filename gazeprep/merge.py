@@ -1,5 +1,6 @@
 """Several builds -> one folder: the same tars under new numbers, one index, one manifest."""
 
+import io
 import os
 import shutil
 from collections import Counter
@@ -15,7 +16,7 @@ from gazeprep.build import counts_of
 from gazeprep.lint import INDEX, MANIFEST, REJECTED, leaks
 from gazeprep.schema import SCHEMA_VERSION
 from gazeprep.shards import INDEX_SCHEMA, KEY, REJECTED_SCHEMA, ShardFolder, json_bytes, parquet_bytes, table_facts
-from gazeprep.stores import CUT_URL, URL, folder_appearing_whole
+from gazeprep.stores import LocalStore, Store, folder_appearing_whole, open_store
 
 Row = dict[str, Any]
 Record = Mapping[str, Any]
@@ -35,17 +36,17 @@ class MergeReport:
 
 @dataclass(frozen=True, eq=False)
 class BuiltFolder:
-    """A finished build as its tables say: `name` for errors, rows of index and rejected inputs."""
+    """A finished build as its tables say: `name` for errors, where it lies, rows of index and rejected inputs."""
 
     name: str
-    root: Path
+    store: Store
     manifest: dict[str, Any]
     rows: list[Row]
     rejected: list[Row]
 
 
-def merge(folders: Sequence[Path], out: Path, *, copy: bool = False) -> MergeReport:
-    """Make one folder of several builds; tars are hard-linked where the file system can, unless `copy`.
+def merge(folders: Sequence[Path | str], out: Path, *, copy: bool = False) -> MergeReport:
+    """Make one folder of several builds, folders or URLs; tars are hard-linked where that can be, unless `copy`.
 
     Raises ValueError where they cannot be one: a key twice, a subject in two splits, other recipes.
     """
@@ -70,17 +71,16 @@ def merge(folders: Sequence[Path], out: Path, *, copy: bool = False) -> MergeRep
     return MergeReport(len(rows), len(rejected), given - len(rejected), len(shards), linked)
 
 
-def open_built(root: Path, name: str) -> BuiltFolder:
+def open_built(root: Path | str, name: str) -> BuiltFolder:
     """Read the tables of a finished build; raises ValueError, in which `name` stands for the folder."""
-    if CUT_URL.match(str(root)) or URL.match(str(root)):
-        raise ValueError(f"{name} is on a remote store; copy it to a disk here first")
     try:
+        store = open_store(root)
         manifest = ShardFolder(root).manifest
-        rows, rejected = (pq.read_table(root / table).to_pylist() for table in (INDEX, REJECTED))
+        rows, rejected = (pq.read_table(io.BytesIO(store.read(table))).to_pylist() for table in (INDEX, REJECTED))
     except (ValueError, OSError) as error:
         what = str(error) if type(error) is ValueError else f"a table cannot be read ({type(error).__name__})"
         raise ValueError(f"{name}: {what}") from None
-    return BuiltFolder(name, root, manifest, rows, rejected)
+    return BuiltFolder(name, store, manifest, rows, rejected)
 
 
 def write_tables(root: Path, about: Record, rows: list[Row], rejected: list[Row], shards: list[Row]) -> None:
@@ -170,26 +170,30 @@ def _placed(part: BuiltFolder, out: Path, taken: Counter[str], *, copy: bool) ->
         split = listed["split"]
         name = f"{split}/{split}-{numbers[split]:05d}.tar"
         numbers[split] += 1
-        linked += _linked(part.root / listed["name"], out / name, listed["size"], part.name, copy=copy)
+        linked += _linked(part, listed, out / name, copy=copy)
         new_name[listed["name"]] = name
         shards.append(listed | {"name": name})
     rows = [row | {"shard": new_name[row["shard"]]} for row in part.rows]
     return _Placed(shards, rows, linked)
 
 
-def _linked(source: Path, target: Path, size: int, part: str, *, copy: bool) -> bool:
+def _linked(part: BuiltFolder, listed: Row, target: Path, *, copy: bool) -> bool:
     """Link or copy a tar; returns whether it was linked."""
-    if not source.exists() or source.stat().st_size != size:
-        raise ValueError(f"a shard of {part} is missing or has another size than its manifest says; run gazeprep lint")
+    store, name = part.store, listed["name"]
+    if store.size(name) != listed["size"]:
+        what = f"a shard of {part.name} is missing or has another size than its manifest says"
+        raise ValueError(f"{what}; run gazeprep lint")
     target.parent.mkdir(parents=True, exist_ok=True)
-    if not copy:
+    if isinstance(store, LocalStore) and not copy:
         try:
-            os.link(source, target)
+            os.link(store.root / name, target)
         except OSError:  # another disk, or a file system without links
-            copy = True
-    if copy:
-        shutil.copyfile(source, target)
-    return not copy
+            pass
+        else:
+            return True
+    with store.open(name) as source, target.open("wb") as file:
+        shutil.copyfileobj(source, file)
+    return False
 
 
 def _manifest(parts: Sequence[BuiltFolder]) -> dict[str, Any]:

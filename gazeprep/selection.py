@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from gazeprep.checks import DAMAGE, empty_of
 from gazeprep.merge import BuiltFolder, Row, open_built, write_tables
@@ -26,7 +26,7 @@ class SelectReport:
     shards: int
 
 
-def chosen_keys(root: Path, query: str = "", keys: Path | None = None) -> list[str]:
+def chosen_keys(root: Path | str, query: str = "", keys: Path | None = None) -> list[str]:
     """Return the keys that the query and the list of keys both choose, in the order of the shards.
 
     Raises ValueError on a query that is no comparison of columns, an unknown key, or where nothing is chosen.
@@ -34,8 +34,10 @@ def chosen_keys(root: Path, query: str = "", keys: Path | None = None) -> list[s
     return [row["key"] for row in _chosen(open_built(root, "the folder"), query, keys)]
 
 
-def select(root: Path, out: Path, query: str = "", keys: Path | None = None, *, shard_samples: int = 0) -> SelectReport:
-    """Write the chosen samples into a new folder; shard_samples: samples per shard, 0 as the build had.
+def select(
+    root: Path | str, out: Path, query: str = "", keys: Path | None = None, *, shard_samples: int = 0
+) -> SelectReport:
+    """Write the chosen samples of a folder or URL into a new folder; shard_samples: per shard, 0 as the build had.
 
     Raises ValueError as `chosen_keys` does, and where a shard is shorter than its index says.
     """
@@ -108,8 +110,7 @@ def _write_shard(built: BuiltFolder, name: str, rows: Sequence[Row], out: Path) 
     moved, digest = [], hashlib.sha256()
     with path.open("wb") as file:
         for row in rows:
-            with (built.root / row["shard"]).open("rb") as source:
-                data = _sample_bytes(source, row)
+            data = _sample_bytes(built, row)
             empty.update(_empty(data, row))
             moved.append(_moved(row, name, file.tell() - row["offset"]))
             digest.update(data)
@@ -122,10 +123,9 @@ def _write_shard(built: BuiltFolder, name: str, rows: Sequence[Row], out: Path) 
     return _Written(listed, moved, empty)
 
 
-def _sample_bytes(source: BinaryIO, row: Row) -> bytes:
+def _sample_bytes(built: BuiltFolder, row: Row) -> bytes:
     """Read a sample's headers and members."""
-    source.seek(row["offset"])
-    data = source.read(row["length"])
+    data = built.store.part(row["shard"], row["offset"], row["length"])
     if len(data) != row["length"] or row["length"] % BLOCK:
         raise ValueError(f"{row['shard']} is not as its index says of {row['key']}; run gazeprep lint")
     return data

@@ -247,12 +247,20 @@ def appearing_whole(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def local_path(place: Path | str) -> Path:
+    """Return the path of an output on a disk; raises ValueError on a URL, which would become a folder 's3:'."""
+    if URL.match(str(place)) or CUT_URL.match(str(place)):
+        raise ValueError("this is written to a disk, not to a URL; name a path here and copy it from there")
+    return Path(place)
+
+
 @contextmanager
 def folder_appearing_whole(out: Path) -> Iterator[Path]:
     """Give a new folder to write into, which takes the final name where the block ends without an error.
 
-    Raises ValueError where the final folder holds anything.
+    Raises ValueError where the final folder holds anything, or where the path was a URL.
     """
+    out = local_path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError("the output folder is not empty; name a new one as --out")
     temporary = out.with_name(f".{out.name}.{os.uname().nodename}.{os.getpid()}.tmp")

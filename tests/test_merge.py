@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import fsspec
 import pytest
 from recorded import SMALL, Tables, tree
 
@@ -51,6 +52,37 @@ def members(root):
 
 def left_in(folder):
     return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def remote(builds):
+    """The second build on a store in memory."""
+    memory = fsspec.filesystem("memory")
+    memory.put(str(builds[1]), "/merged-from", recursive=True)
+    yield "memory://merged-from"
+    memory.rm("/merged-from", recursive=True)
+
+
+def test_builds_on_remote_stores_are_merged_and_selected_from_as_folders_are(builds, remote, tmp_path):
+    for name, second in (("here", builds[1]), ("there", remote)):
+        merge([builds[0], second], tmp_path / name)
+        select(second, tmp_path / f"{name}-part", "has_gaze")
+    assert tree(tmp_path / "there") == tree(tmp_path / "here")
+    assert tree(tmp_path / "there-part") == tree(tmp_path / "here-part")
+    assert chosen_keys(remote, "has_gaze") == chosen_keys(builds[1], "has_gaze")
+
+
+@pytest.mark.parametrize(
+    "command", ["merge {0} {1} --out", "select {0} --query has_gaze --out", "export {0} --format npz --out"]
+)
+def test_what_is_written_to_a_disk_refuses_a_url(builds, tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    for url in ("s3://bucket/out", "memory://out"):
+        assert main([*command.format(*builds).split(), url]) == 1
+        assert "this is written to a disk, not to a URL" in capsys.readouterr().err
+        assert left_in(tmp_path) == []
+    with pytest.raises(ValueError, match="written to a disk"):
+        merge(builds, Path("s3://bucket/out"))
 
 
 # --- merge
@@ -151,7 +183,7 @@ def test_one_folder_no_build_and_a_full_output_are_refused(builds, tmp_path):
         merge(builds[:1], tmp_path / "out")
     with pytest.raises(ValueError, match=r"folder 2 of 2: the folder holds no dataset\.json"):
         merge([builds[0], tmp_path], tmp_path / "out")
-    with pytest.raises(ValueError, match="folder 2 of 2 is on a remote store; copy it"):
+    with pytest.raises(ValueError, match=r"folder 2 of 2: .* was a URL before it became a Path; give it as text"):
         merge([builds[0], Path("s3://bucket/shards")], tmp_path / "out")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("x")
