@@ -3,6 +3,7 @@
 Images are uint8 (rows, cols). Sizes, points and rectangles are as in `gazeprep.schema`.
 """
 
+import io
 import struct
 import warnings
 import zlib
@@ -10,20 +11,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
-from typing import BinaryIO, Literal, get_args
+from typing import Any, BinaryIO, Literal, get_args
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import pydicom
+from openjpeg.utils import get_parameters
 from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut, apply_windowing
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import JPEGExtended12Bit
+from pydicom.uid import (
+    HTJ2K,
+    DeflatedExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    JPEG2000TransferSyntaxes,
+    JPEGExtended12Bit,
+)
 
-from gazeprep.remote_paths import located
+from gazeprep.remote_paths import RemotePath, located
 from gazeprep.schema import FloatArray, ImageRef, InputError, Rectangle, Size
 
 GrayImage = npt.NDArray[np.uint8]  # (rows, cols)
@@ -32,6 +43,8 @@ ResizeRule = Literal["short_edge", "long_edge", "letterbox", "none"]
 
 CHECKED_EDGE = 32  # of each DICOM image, about so many rows and columns are computed without the lookup table too
 MAX_PIXELS = 2**27  # about 17 times a 2544 x 3056 radiograph; more is a damaged header, not a picture
+MAX_FILE_BYTES = 2**29  # of an image file, unpacked where it is deflated: twice the largest image of 16 bits
+MAX_JPEG_SCANS = 100  # progressive files have about ten; each passes over all pixels, and may take no bytes
 
 # What pydicom, its decoder plugins, struct and OpenCV raise on damaged files.
 _DECODER_ERRORS = (
@@ -55,7 +68,7 @@ _CURE = "download it again and compare its checksum"
 # EXIF orientation is ignored: gaze is in the coordinates of the stored rows and columns.
 _RASTER_FLAGS = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 _JPEG_FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
@@ -85,7 +98,7 @@ def image_size(ref: ImageRef) -> Size:
         if ref.kind == "raster":
             return _raster_size(file)
         with _rejecting("image_corrupt", f"the DICOM header cannot be read; {_CURE}"):
-            return _dicom_size(pydicom.dcmread(file, stop_before_pixels=True))
+            return _dicom_size(_read_dicom(file, stop_before_pixels=True))
 
 
 def view_position(ref: ImageRef) -> str:
@@ -93,7 +106,7 @@ def view_position(ref: ImageRef) -> str:
     if ref.kind != "dicom":
         return ""
     with _opened(ref) as file, _rejecting("image_corrupt", f"the DICOM header cannot be read; {_CURE}"):
-        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["ViewPosition"])
+        header = _read_dicom(file, stop_before_pixels=True, specific_tags=["ViewPosition"])
         return str(header.get("ViewPosition") or "").strip().upper()
 
 
@@ -123,6 +136,8 @@ def decode(data: bytes) -> GrayImage:
     """
     header = BytesIO(data)
     width, height = _raster_size(header)
+    if data.startswith(_JPEG_START) and data.count(_JPEG_SCAN) > MAX_JPEG_SCANS:
+        raise InputError("image_corrupt", f"the JPEG has more than {MAX_JPEG_SCANS} scans; {_CURE}")
     with _rejecting("image_corrupt", f"the image file cannot be decoded; {_CURE}"):
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _RASTER_FLAGS)
     # Older OpenCV fills the missing rows of a cut JPEG with gray instead of failing.
@@ -140,8 +155,11 @@ def decode(data: bytes) -> GrayImage:
 
 @contextmanager
 def _opened(ref: ImageRef) -> Iterator[BinaryIO]:
+    place = located(ref.root) / ref.path
     try:
-        file = (located(ref.root) / ref.path).open("rb")
+        if not isinstance(place, RemotePath) and place.exists() and not place.is_file():
+            raise OSError  # a pipe or a device: opening it could wait for ever
+        file = place.open("rb")
     except (OSError, ValueError) as error:
         raise InputError(
             "image_missing",
@@ -149,6 +167,9 @@ def _opened(ref: ImageRef) -> Iterator[BinaryIO]:
             "download it, or correct the image root in the config",
         ) from None
     with file:
+        if file.seek(0, io.SEEK_END) > MAX_FILE_BYTES:
+            raise InputError("image_too_large", f"the image file holds more than {MAX_FILE_BYTES} bytes; {_CURE}")
+        file.seek(0)
         yield file
 
 
@@ -215,9 +236,10 @@ def _jpeg_shape(file: BinaryIO) -> tuple[int, int]:
 
 def _decode_dicom(file: BinaryIO) -> GrayImage:
     with _rejecting("image_corrupt", f"the DICOM file cannot be read; {_CURE}"):
-        dataset = pydicom.dcmread(file)
-        _dicom_size(dataset)
+        dataset = _read_dicom(file)
+        size = _dicom_size(dataset)
         _check_plain(dataset)
+        _check_compressed(dataset, size)
         # raw: no colour conversion
         stored = pixel_array(dataset, raw=True, decoding_plugin=_decoding_plugin(dataset))
     if stored.dtype.kind not in "ui" or stored.itemsize > 2:
@@ -230,6 +252,33 @@ def _decode_dicom(file: BinaryIO) -> GrayImage:
         shown = cv2.LUT(patterns, display.table).astype(np.uint8, copy=False)  # numpy's take makes an int64 copy
         _check_against_pydicom(shown, stored, dataset, display)
     return shown
+
+
+def _read_dicom(file: BinaryIO, **options: Any) -> Dataset:
+    """Read a DICOM file as pydicom does, which unpacks a deflated one whole, however large it becomes."""
+    read_preamble(file, force=False)
+    if _read_file_meta_info(file).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        inflater, packed, size = zlib.decompressobj(-zlib.MAX_WBITS), file.read(), 0
+        while part := inflater.decompress(packed, 2**24):
+            size, packed = size + len(part), inflater.unconsumed_tail
+            if size > MAX_FILE_BYTES:
+                raise InputError("image_too_large", f"the file unpacks to more than {MAX_FILE_BYTES} bytes; {_CURE}")
+    file.seek(0)
+    return pydicom.dcmread(file, **options)
+
+
+def _check_compressed(dataset: Dataset, size: Size) -> None:
+    """Raise ValueError where compressed pixels are of another size than the header's: decoders believe the pixels."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if not syntax.is_encapsulated:
+        return
+    raw_bytes = size[0] * size[1] * (int(dataset.BitsAllocated) // 8)
+    if len(dataset.PixelData) > 2 * raw_bytes + 2**16:
+        raise ValueError("the compressed pixels are longer than the pixels")
+    if syntax in (*JPEG2000TransferSyntaxes, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K):
+        claimed = get_parameters(get_frame(dataset.PixelData, 0, number_of_frames=1))
+        if (claimed["columns"], claimed["rows"], claimed["samples_per_pixel"]) != (*size, 1):
+            raise ValueError("the compressed pixels are of another size")
 
 
 def _dicom_size(dataset: Dataset) -> Size:

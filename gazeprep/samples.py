@@ -28,6 +28,7 @@ from gazeprep.shards import Sample, canonical_json, gaze_member, json_member, ma
 from gazeprep.sources.mimic_cxr import read_report
 from gazeprep.transcripts import Alignment, Span, sentence_weights, sentences_of, time_windows
 
+MIN_EDGE_PX = 8  # of a picture; below stand placeholders, such as the one pixel of a failed export
 MAX_ASPECT = 16  # of a picture; its short edge is brought to hundreds of pixels, so a strip would become huge
 
 
@@ -143,11 +144,16 @@ def _check_size(case: Case, picture: Picture) -> None:
 
 
 def stored_picture(image: GrayImage, config: PictureConfig) -> Picture:
-    """Resize and encode a full-size image (rows, cols); raises InputError on one that is a mere strip."""
+    """Resize and encode a full-size image (rows, cols); raises InputError on one that is a mere strip or dot."""
     rows, cols = image.shape
     if max(rows, cols) > MAX_ASPECT * min(rows, cols):
         raise InputError(
             "image_too_narrow", f"the image is {cols} x {rows} px, no radiograph; remove it from the input"
+        )
+    if min(rows, cols) < MIN_EDGE_PX:
+        raise InputError(
+            "image_too_small",
+            f"the image is {cols} x {rows} px, no edge may have fewer than {MIN_EDGE_PX}; remove it from the input",
         )
     resized = resize(image, config.resize)
     stored_rows, stored_cols = resized.image.shape

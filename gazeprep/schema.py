@@ -22,6 +22,8 @@ Size = tuple[int, int]  # (width, height)
 Rectangle = tuple[float, float, float, float]  # (left, top, right, bottom), edges
 Split = Literal["train", "validate", "test"]
 
+MAX_DURATION_S = 1e9  # of a fixation, so that sums of weights stay finite
+
 SPLITS: tuple[Split, ...] = ("train", "validate", "test")
 
 CHEXPERT_LABELS = (
@@ -121,6 +123,14 @@ class Fixations:
                 "bad_fixations",
                 f"fixation {i} ends before it starts ({self.start_s[i]} s to {self.end_s[i]} s); "
                 "check that start and end are not swapped and share one unit",
+            )
+        with np.errstate(over="ignore"):
+            endless = np.flatnonzero(self.duration_s > MAX_DURATION_S)
+        if len(endless):
+            i = endless[0]
+            raise InputError(
+                "bad_fixations",
+                f"fixation {i} lasts from {self.start_s[i]} s to {self.end_s[i]} s, over thirty years; check its unit",
             )
 
     def _check_resolution(self, length: int) -> None:

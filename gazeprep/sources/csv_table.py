@@ -1,28 +1,37 @@
 """Strict reading of source tables: every cell text, every missing column and bad number named with its place."""
 
 import difflib
+import gzip
 import io
 import re
+import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, cast
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from gazeprep.remote_paths import RemotePath
 from gazeprep.schema import FloatArray, InputError
+from gazeprep.sources.bounded import MAX_TABLE_BYTES, BoundedCsv, OutOfBoundsError, check_table_size
 
 SYNTHETIC_MARK = "SYNTHETIC.json"
 QUOTABLE = re.compile(r"[-+0-9.,:; %]{1,12}|[-+]?(nan|inf|infinity|none|null|na|n/a)", re.IGNORECASE)
+# What pandas, pyarrow, gzip and the decoding of text raise on files that are no tables, or damaged ones.
 UNREADABLE = (
     pd.errors.ParserError,
-    pd.errors.EmptyDataError,
     pa.ArrowException,
-    UnicodeDecodeError,
+    ValueError,  # and EmptyDataError, UnicodeDecodeError
+    ArithmeticError,
+    LookupError,
+    TypeError,
     EOFError,
+    MemoryError,
     OSError,
     zlib.error,
 )
@@ -38,16 +47,21 @@ def read_table(
     file cannot be parsed.
     """
     try:
-        table = _read_raw(path)
+        table = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
     except FileNotFoundError:
         raise InputError("file_missing", f"{kind} is missing; check the folder against docs/data.md") from None
+    except OutOfBoundsError as error:
+        cure = "give the table itself, download it again, or split it"
+        raise InputError("unreadable_table", f"{kind} {error}, which is refused; {cure}") from None
+    except pd.errors.ParserWarning:
+        raise InputError(
+            "unreadable_table", f"{kind} has rows with more cells than its header; download it again"
+        ) from None
     except UNREADABLE as error:
         raise InputError(
             "unreadable_table",
             f"{kind} cannot be read as a table ({type(error).__name__}); download it again",
-        ) from error
-    if not isinstance(table.index, pd.RangeIndex):  # pandas took the surplus cells for an index
-        raise InputError("unreadable_table", f"{kind} has rows with more cells than its header; download it again")
+        ) from None
     check_columns(table, columns, kind)
     if all_columns:
         return table
@@ -84,15 +98,48 @@ def check_columns(table: pd.DataFrame, columns: Sequence[str], kind: str) -> Non
     )
 
 
-def _read_raw(path: Path) -> pd.DataFrame:
-    source = io.BytesIO(path.read_bytes()) if isinstance(path, RemotePath) else path
-    if path.suffix == ".parquet":
-        table = pd.read_parquet(source)
-        return table.astype(object).where(table.notna(), "").astype(str)
-    packed: Literal["gzip"] | None = "gzip" if path.suffix == ".gz" else None
-    return pd.read_csv(
-        source, compression=packed, dtype=str, keep_default_na=False, na_filter=False, encoding="utf-8-sig"
-    )
+def _read_csv(path: Path) -> pd.DataFrame:
+    with path.open("rb") as file, _unpacked(file, path.suffix) as unpacked, warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        text = io.TextIOWrapper(io.BufferedReader(BoundedCsv(unpacked), 2**16), encoding="utf-8-sig", newline="")
+        # Without index_col pandas takes surplus cells for an index, and needs a minute for a row of 200,000.
+        return pd.read_csv(text, dtype=str, keep_default_na=False, na_filter=False, index_col=False)
+
+
+@contextmanager
+def _unpacked(file: BinaryIO, suffix: str) -> Iterator[BinaryIO]:
+    if suffix != ".gz":
+        yield file
+        return
+    with gzip.GzipFile(fileobj=file) as unpacked:
+        yield cast(BinaryIO, unpacked)
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    """Read every cell as text, dictionaries unfolded last: a cell of megabytes can stand in every row for nothing."""
+    with path.open("rb") as file:
+        facts = pq.read_metadata(file)
+        check_table_size(facts.num_rows, facts.num_columns)
+        if sum(facts.row_group(i).total_byte_size for i in range(facts.num_row_groups)) > MAX_TABLE_BYTES:
+            raise OutOfBoundsError(f"holds more than {MAX_TABLE_BYTES} bytes")
+        texts = [column.name for column in facts.schema.to_arrow_schema() if _is_text(column.type)]
+        table = pq.read_table(file, read_dictionary=texts).replace_schema_metadata(None)
+    if sum(_unfolded_bytes(column) for column in table.columns) > MAX_TABLE_BYTES:
+        raise OutOfBoundsError(f"holds more than {MAX_TABLE_BYTES} bytes")
+    cells = table.to_pandas().astype(object)
+    return cells.where(cells.notna(), "").astype(str)
+
+
+def _is_text(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_))
+
+
+def _unfolded_bytes(column: pa.ChunkedArray) -> int:
+    """Return the bytes of a column's texts with each repetition counted, 0 for other columns."""
+    if not (pa.types.is_dictionary(column.type) and _is_text(column.type.value_type)):
+        return 0
+    lengths = (pc.binary_length(chunk.dictionary).take(chunk.indices) for chunk in column.chunks)
+    return sum(pc.sum(length.cast(pa.int64())).as_py() or 0 for length in lengths)
 
 
 def numbers(table: pd.DataFrame, column: str, *, kind: str, empty: float | None = None) -> FloatArray:

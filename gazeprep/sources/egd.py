@@ -21,6 +21,7 @@ from gazeprep.schema import (
     Recording,
     Word,
 )
+from gazeprep.sources.bounded import OutOfBoundsError, read_text
 from gazeprep.sources.csv_table import bad_cell, folder_is_synthetic, numbers, read_tables
 from gazeprep.transcripts import split_phrases
 
@@ -28,6 +29,7 @@ BOXES_FILE = "bounding_boxes.csv"
 DATASET = "egd-cxr"
 SOURCE = "EGD-CXR 1.0.0"
 SIGMA_PX = 150.0  # the Gaussian of the published maps, in image px; the release has no px-per-degree
+LARGEST = float(np.finfo(np.float64).max)
 ID_LENGTH = 44
 CALIBRATION_ID_LENGTH = 39  # rows of calibration pictures carry a real id cut by 5 characters
 DIAGNOSES = ("Normal", "CHF", "pneumonia")
@@ -297,8 +299,10 @@ class Transcript:
 def read_transcript(path: Path) -> Transcript:
     """Read one EGD-CXR transcript.json; an empty list or text is legal. Raises InputError, quoting no text."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, OSError) as error:
+        content = json.loads(read_text(path, "utf-8-sig"))
+    except OutOfBoundsError as error:
+        raise _bad_transcript(str(error)) from None
+    except (ValueError, OSError, RecursionError) as error:
         raise _bad_transcript(f"cannot be read as json ({type(error).__name__})") from None
     match content:
         case {"full_text": str(text), "time_stamped_text": list(phrases)}:
@@ -310,7 +314,7 @@ def read_transcript(path: Path) -> Transcript:
 def _phrase(phrase: Any, number: int) -> Word:
     match phrase:
         case {"phrase": str(text), "begin_time": float() | int() as start_s, "end_time": float() | int() as end_s}:
-            if np.isfinite([start_s, end_s]).all() and start_s <= end_s:
+            if -LARGEST <= start_s <= end_s <= LARGEST:  # json's whole numbers have no limit
                 return Word(text, float(start_s), float(end_s))
     raise _bad_transcript(f"phrase {number} is not a text with begin_time <= end_time in seconds")
 

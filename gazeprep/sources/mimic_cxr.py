@@ -7,7 +7,9 @@ Either folder or both may be given, whole or in part, and their tables may lie i
 """
 
 import functools
+import lzma
 import os
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +33,7 @@ from gazeprep.schema import (
     Size,
     Split,
 )
+from gazeprep.sources.bounded import OutOfBoundsError, read_bytes
 from gazeprep.sources.csv_table import numbers, read_table, read_tables
 
 ImageKind = Literal["dicom", "jpg"]
@@ -49,6 +52,18 @@ _LABELS: dict[LabelTable, str] = {
 _TEST_SET_NAMES = {"Lung Opacity": "Airspace Opacity"}
 _LABEL_OF_CELL = {"1.0": 1, "1": 1, "0.0": 0, "0": 0, "-1.0": -1, "-1": -1, "": LABEL_ABSENT}
 _ZIP = "mimic-cxr-reports.zip"
+# What zipfile and its decompressors raise on a damaged zip, on an encrypted one (RuntimeError) and other compressions.
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    OSError,
+    LookupError,
+    ValueError,
+    EOFError,
+    RuntimeError,
+)
 _REPORT_FOLDERS = ("files", "mimic-cxr-reports/files")
 # Where wget and users put the releases, seen from a folder that is given by mistake.
 _RELEASE_FOLDERS = tuple(
@@ -223,8 +238,11 @@ def read_report(ref: ReportRef) -> str:
     """
     path = located(ref.root) / ref.path
     try:
-        content = _open_zip(str(path), os.getpid()).read(ref.member) if ref.member else path.read_bytes()
-    except (OSError, KeyError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        with _open_zip(str(path), os.getpid()).open(ref.member) if ref.member else path.open("rb") as file:
+            content = read_bytes(file)
+    except OutOfBoundsError as error:
+        raise InputError("report_unreadable", f"a report {error}; download it again") from None
+    except _ZIP_ERRORS as error:
         raise InputError(
             "report_unreadable",
             f"a report {'in ' + _ZIP if ref.member else 'file'} cannot be read ({type(error).__name__}); "
@@ -240,7 +258,7 @@ def _open_zip(path: str, process: int) -> zipfile.ZipFile:
     try:
         place = located(path)
         return zipfile.ZipFile(place.open("rb") if isinstance(place, RemotePath) else place)
-    except (OSError, zipfile.BadZipFile) as error:
+    except _ZIP_ERRORS as error:
         raise InputError(
             "report_unreadable", f"{_ZIP} cannot be opened ({type(error).__name__}); download it again"
         ) from None

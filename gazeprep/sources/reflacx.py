@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from gazeprep.schema import SPLITS, Annotation, Fixations, InputError, Reading, Recording, Word
+from gazeprep.sources.bounded import OutOfBoundsError, read_text
 from gazeprep.sources.csv_table import bad_cell, folder_is_synthetic, numbers, read_table
 
 DATASET = "reflacx"
@@ -212,7 +213,9 @@ def read_words(path: Path) -> tuple[Word, ...]:
 
 def _read_transcript(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8").strip() if path.exists() else ""
+        return read_text(path).strip() if path.exists() else ""
+    except OutOfBoundsError as error:
+        raise InputError("bad_transcript", f"REFLACX {path.name} {error}; download it again") from None
     except (UnicodeDecodeError, OSError) as error:
         raise InputError(
             "bad_transcript", f"REFLACX {path.name} cannot be read ({type(error).__name__}); download it again"
