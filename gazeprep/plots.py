@@ -16,6 +16,7 @@ from gazeprep.images import decode
 from gazeprep.pictures import Fixation, fixations_drawn, map_extent
 from gazeprep.schema import Rectangle
 from gazeprep.shards import LoadedSample
+from gazeprep.stores import appearing_whole, remove_abandoned
 from gazeprep.summary import Distribution, marked
 
 GAZE_COLOURS = "inferno"
@@ -166,9 +167,9 @@ def _panel(sample: LoadedSample, title: str, gaze_map: npt.NDArray[np.floating])
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG under a name that appears only when the file is whole."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
-    temporary.replace(path)
+    remove_abandoned(path)
+    with appearing_whole(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
 
 
 def _grid_figure(panels: Sequence[Panel], columns: int) -> Figure:

@@ -15,6 +15,7 @@ from gazeprep.known_answer import known_answer
 from gazeprep.pictures import Fixation, Picture, bare_map, fixations_drawn, map_picture, shrunk, webp, where_most
 from gazeprep.schema import SCHEMA_VERSION
 from gazeprep.shards import LoadedSample, ShardFolder
+from gazeprep.stores import appearing_whole, remove_abandoned
 from gazeprep.summary import Distribution, Histogram, Table, choose_cases, figure, marked, summarize
 
 LARGE_PX, SMALL_PX = 480, 272  # long sides of a case's pictures and of its sentences' ones
@@ -124,12 +125,9 @@ def write_report(shards: Path | str, out: Path, config: ReportConfig | None = No
     The same shards and options give the same bytes. Raises ValueError where the folder is no finished build.
     """
     page = report_page(ShardFolder(shards), config or ReportConfig()).encode()
-    temporary = out.with_name(f".{out.name}.tmp")
-    try:
+    remove_abandoned(out)
+    with appearing_whole(out) as temporary:
         temporary.write_bytes(page)
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
     return len(page)
 
 

@@ -5,6 +5,7 @@ that is not finished, so there each name is put once. Names are relative to the 
 """
 
 import errno
+import glob
 import hashlib
 import os
 import re
@@ -238,7 +239,7 @@ def answering(url: str) -> Iterator[None]:
 @contextmanager
 def appearing_whole(path: Path) -> Iterator[Path]:
     """Give a temporary path to write, which takes the final name where the block ends without an error."""
-    temporary = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         yield temporary
         to_disk(temporary)
@@ -263,8 +264,8 @@ def folder_appearing_whole(out: Path) -> Iterator[Path]:
     out = local_path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError("the output folder is not empty; name a new one as --out")
-    temporary = out.with_name(f".{out.name}.{os.uname().nodename}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had this number
+    remove_abandoned(out)
+    temporary = _temporary(out)
     temporary.mkdir(parents=True)
     try:
         yield temporary
@@ -274,6 +275,29 @@ def folder_appearing_whole(out: Path) -> Iterator[Path]:
         temporary.replace(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove what killed processes of this host left half-way of a file or folder."""
+    for half in path.parent.glob(f".{glob.escape(path.name)}.{os.uname().nodename}.*.tmp"):
+        process = half.name.removesuffix(".tmp").rpartition(".")[2]
+        if process == str(os.getpid()) or (process.isdecimal() and not _is_alive(int(process))):
+            shutil.rmtree(half, ignore_errors=True) if half.is_dir() else half.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    """Return the name, beside a final one, under which this process writes."""
+    return path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # somebody else's
+    return True
 
 
 def to_disk(path: Path) -> None:

@@ -1,5 +1,6 @@
 """Shards on remote stores: the same bytes, one upload a shard, its stats last; a broken build goes on."""
 
+import os
 import pickle
 import socket
 import subprocess
@@ -19,7 +20,7 @@ from gazeprep.build import BuildConfig, build
 from gazeprep.cases import Sources
 from gazeprep.jobs import BuildError
 from gazeprep.shards import ShardFolder
-from gazeprep.stores import LocalStore, RemoteStore, open_store
+from gazeprep.stores import LocalStore, RemoteStore, folder_appearing_whole, open_store, remove_abandoned
 from gazeprep.tasks import Task, build_task, finalize
 
 WIDER = replace(SMALL, maps=replace(SMALL.maps, sigma_deg=2.0))
@@ -182,6 +183,37 @@ def test_a_store_goes_to_workers_as_its_place():
     for place in (Path("here"), "memory://there"):
         assert pickle.loads(pickle.dumps(open_store(place))) == open_store(place)
     assert open_store("file:///a/b") == LocalStore(Path("/a/b"))
+
+
+# --- names that appear only whole
+
+
+@pytest.fixture
+def gone():
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait(timeout=60)
+    return process.pid
+
+
+def test_what_killed_processes_left_of_a_result_is_removed_and_nothing_else(tmp_path, gone):
+    host, alive = os.uname().nodename, os.getppid()
+    kept = [f".out.{host}.{alive}.tmp", f".out.elsewhere.{gone}.tmp", f".other.{host}.{gone}.tmp", "out.tmp"]
+    for name in (f".out.{host}.{gone}.tmp", f".out.{host}.{os.getpid()}.tmp", *kept):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "half").touch()
+    with folder_appearing_whole(tmp_path / "out") as unfinished:
+        (unfinished / "whole").touch()
+    assert {path.name for path in tmp_path.iterdir()} == {"out", *kept}
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["whole"]
+
+
+def test_what_a_killed_process_left_of_a_file_is_removed(tmp_path, gone):
+    half, mine = tmp_path / f".r[1].html.{os.uname().nodename}.{gone}.tmp", tmp_path / ".r1.html.tmp"
+    half.touch()
+    mine.touch()
+    remove_abandoned(tmp_path / "r[1].html")
+    assert [*tmp_path.iterdir()] == [mine]
 
 
 # --- S3
