@@ -10,9 +10,11 @@ are cores; it yields the reports as they come. Another scheduler needs nothing m
     build(config, executor=dask_tasks)
 """
 
+import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -33,6 +35,7 @@ ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "
 # glibc gives the memory of every full-size picture back and faults it in anew, a quarter of the time
 KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**28)}
 WORKER_ENVIRONMENT = ONE_THREAD | KEPT_MEMORY
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
 RETRIES = 3  # of a job whose Ray worker died
 LOST_WORKER = (
     "a worker process died, often for lack of memory; finished shards stay: run the same command again, with fewer "
@@ -95,6 +98,8 @@ def _start_worker(stop: Any) -> None:
     """Prepare a worker: one thread, gone when the parent is; `stop.value` is not 0 where it should end early."""
     end_early_at(stop)
     cv2.setNumThreads(1)
+    if sys.platform == "linux":  # at once, whatever it does: the next build may write the same shards otherwise
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
