@@ -15,7 +15,7 @@ SEED ?= 0
 SYNTHETIC ?= out/synthetic-$(SUBJECTS)-$(SEED)
 ARGS ?=
 
-.PHONY: help setup demo demo-shards reproduce shards shards-real check test test-slow bench clean
+.PHONY: help setup demo demo-shards reproduce shards shards-real check test test-slow soak bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -85,6 +85,10 @@ test: setup ## the tests, about two minutes; ARGS="-k maps" chooses
 
 test-slow: setup ## the slow tests
 	$(BIN)/pytest -q -m slow $(ARGS)
+
+SEEDS ?= 50
+soak: setup ## kill -9 of builds and of their workers at random moments, resumed and compared; SEEDS=50, ARGS
+	$(BIN)/python tests/soak.py --seeds $(SEEDS) $(ARGS)
 
 bench: setup ## ratios against what one would otherwise use, in one run
 	$(BIN)/python benchmarks/maps.py
