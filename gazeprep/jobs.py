@@ -11,7 +11,7 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from gazeprep.remote_paths import RemotePath, located
+from gazeprep.remote_paths import RemotePath, file_version, located
 from gazeprep.reports import Override
 from gazeprep.samples import Picture, SampleConfig, make_sample
 from gazeprep.schema import SCHEMA_VERSION, Case, Rejected, Split
@@ -40,6 +40,7 @@ LOCKED_PACKAGES = (
     "pylibjpeg-rle",
     "python-gdcm",
 )
+TRIES = 3  # of a shard whose source files change while they are read
 STATS_KEYS = {"fingerprint", "recipe", "pictures", "rows", "rejected", "empty", "size", "sha256"}
 INDEX_COLUMNS = set(INDEX_SCHEMA.names)
 
@@ -77,6 +78,10 @@ class JobReport:
     rebuilt: bool
 
 
+class _SourcesChangedError(Exception):
+    """Source files changed while a shard was made of them."""
+
+
 _stop: Any = None  # its value is not 0 where the jobs of this process should end early
 
 
@@ -90,26 +95,43 @@ def run_job(job: Job, out: Path | str, config: SampleConfig) -> JobReport:
     """Write one shard and its stats, unless a finished one has the same fingerprint; raises BuildError."""
     with explained_os_errors():
         store = open_store(out)
-        pictures = {case.key: _digest(_picture_facts(case, config)) for case in job.cases}
-        fingerprint = _digest(
-            [job.shard, versions(), pictures, [_case_facts(c, job.override(c), config) for c in job.cases]]
-        )
-        stats = read_stats(store, job.name)
-        rebuilt = stats.get("fingerprint") != fingerprint or not is_whole(store, job.shard, stats)
-        if rebuilt:
-            stored = _stored_pictures(store, job.shard, stats, pictures)
-            made_from = {"fingerprint": fingerprint, "recipe": recipe(job, config), "pictures": pictures}
-            stats = _write_shard(job, store, config, stored) | made_from
-            store.write(_stats_name(job.name), json_bytes(stats))
+        for _ in range(TRIES):
+            with suppress(_SourcesChangedError):
+                return _run(job, store, config)
+    raise BuildError(
+        f"source files of {job.name} changed each of the {TRIES} times that they were read: wait for what writes into "
+        "the source folders; finished shards stay, run the same command to go on"
+    )
+
+
+def _run(job: Job, store: Store, config: SampleConfig) -> JobReport:
+    states = _states(job)
+    pictures = {case.key: _digest(_picture_facts(case, config, states)) for case in job.cases}
+    facts = [_case_facts(case, job.override(case), config, states) for case in job.cases]
+    fingerprint = _digest([job.shard, versions(), pictures, facts])
+    stats = read_stats(store, job.name)
+    rebuilt = stats.get("fingerprint") != fingerprint or not is_whole(store, job.shard, stats)
+    if rebuilt:
+        stored = _stored_pictures(store, job.shard, stats, pictures)
+        made_from = {"fingerprint": fingerprint, "recipe": recipe(job, config), "pictures": pictures}
+        stats = _write_shard(job, store, config, stored, states) | made_from
+        store.write(_stats_name(job.name), json_bytes(stats))
     return JobReport(job.name, len(stats["rows"]), len(stats["rejected"]), rebuilt)
 
 
-def _write_shard(job: Job, store: Store, config: SampleConfig, stored: dict[str, Picture]) -> dict[str, Any]:
-    """Write the job's tar, or none where every input is rejected; returns its stats."""
+def _write_shard(
+    job: Job, store: Store, config: SampleConfig, stored: dict[str, Picture], states: "States"
+) -> dict[str, Any]:
+    """Write the job's tar, or none where every input is rejected; returns its stats.
+
+    Raises _SourcesChangedError, and writes nothing, where the source files are not in these states at the end.
+    """
     rejected: list[Rejected] = []
     empty: Counter[str] = Counter()
     with store.scratch(job.name) as unfinished:
         rows = write_tar(unfinished, _samples(job, config, stored, rejected, empty))
+        if _states(job) != states:
+            raise _SourcesChangedError
         size, digest = unfinished.stat().st_size, sha256_of(unfinished)
         store.remove(_stats_name(job.name))  # what they say of the former tar is no longer true
         if rows:
@@ -205,35 +227,56 @@ def recipe(job: Job, config: SampleConfig) -> str:
     return _digest([job.shard, versions(), options, cases])
 
 
-def _picture_facts(case: Case, config: SampleConfig) -> list[Any]:
-    image = located(case.image.root) / case.image.path
-    return [versions(), _facts(config.picture), _facts(case.image), _file_facts(image)]
+@dataclass(frozen=True)
+class FileState:
+    """A source file at one moment: what a fingerprint says of it, and what tells that it was written since."""
+
+    facts: tuple[Any, ...]
+    version: tuple[Any, ...] = ()
 
 
-def _case_facts(case: Case, override: Override | None, config: SampleConfig) -> list[Any]:
+States = dict[Path, FileState]
+
+
+def _states(job: Job) -> States:
+    """Look at every file that the samples of a job are made of."""
+    paths = [path for case in job.cases for path in (_image_path(case), *_other_files(case))]
+    return {path: _file_state(path) for path in dict.fromkeys(paths)}
+
+
+def _image_path(case: Case) -> Path:
+    return located(case.image.root) / case.image.path
+
+
+def _other_files(case: Case) -> tuple[Path, ...]:
+    report = () if case.report is None else (located(case.report.root) / case.report.path,)
+    return report if case.reading is None else (*report, *case.reading.files())
+
+
+def _picture_facts(case: Case, config: SampleConfig, states: States) -> list[Any]:
+    return [versions(), _facts(config.picture), _facts(case.image), states[_image_path(case)].facts]
+
+
+def _case_facts(case: Case, override: Override | None, config: SampleConfig, states: States) -> list[Any]:
     """List what a sample depends on beside its picture; options of gaze only where there is gaze."""
     facts: list[Any] = [_facts(case), _facts(override), list(config.maps.grid)]
-    if case.report is not None:
-        facts.append(_file_facts(located(case.report.root) / case.report.path))
-    if case.reading is not None:
-        facts += [_file_facts(path) for path in case.reading.files()]
-        facts += _gaze_facts(config)
-    return facts
+    facts += [states[path].facts for path in _other_files(case)]
+    return facts if case.reading is None else [*facts, *_gaze_facts(config)]
 
 
 def _gaze_facts(config: SampleConfig) -> list[Any]:
     return [_facts(config.maps), _facts(config.alignment), _facts(config.filters)]
 
 
-def _file_facts(path: Path) -> list[Any]:
+def _file_state(path: Path) -> FileState:
     try:
-        if isinstance(path, RemotePath):
-            return [path.name, *path.version()]
-        status = path.stat()
+        version = file_version(path)
     except OSError:
-        return [path.name, "absent"]
+        return FileState((path.name, "absent"))
+    if isinstance(path, RemotePath):
+        return FileState((path.name, *version), version)
     # Reading rights count too: an input that was rejected for lack of them is tried again once it has them.
-    return [path.name, status.st_size, status.st_mtime_ns, os.access(path, os.R_OK)]
+    return FileState((path.name, *version[:2], os.access(path, os.R_OK)), version)
 
 
 def _facts(value: Any) -> Any:

@@ -32,6 +32,17 @@ def source_folder(place: Path | str) -> Path:
     return path
 
 
+def file_version(path: Path) -> tuple[Any, ...]:
+    """Return what changes with a file, its size first: of one here also what putting its old time back does not undo.
+
+    Raises OSError where it is absent.
+    """
+    if isinstance(path, RemotePath):
+        return tuple(path.version())
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
 class RemotePath(PosixPath):
     """A path that fsspec reads, as far as the readers use paths. Raises OSError whatever the store's library raises."""
 

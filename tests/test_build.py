@@ -5,9 +5,12 @@ import os
 import shutil
 import signal
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pandas as pd
 import pytest
 from attacks import (
@@ -27,6 +30,7 @@ from gazeprep import jobs, samples
 from gazeprep.build import BuildConfig, BuildReport, build, jobs_of
 from gazeprep.cases import Inputs, Sources, collect
 from gazeprep.images import Resize
+from gazeprep.jobs import BuildError
 from gazeprep.samples import PictureConfig
 from gazeprep.schema import SPLITS, InputError
 from gazeprep.shards import FolderLock, ShardFolder, sha256_of
@@ -270,6 +274,160 @@ def test_a_rejected_input_is_tried_again_once_its_file_is_mended(own_copy, confi
     os.utime(path, ns=(kept.st_atime_ns, kept.st_mtime_ns))
     assert build(config_of(out, own_copy)).samples == 26
     assert tree(out) == tree(shards)
+
+
+# --- files that change or vanish while a build runs
+
+
+def change_after_planning(monkeypatch, change):
+    """Let the next build find sources changed behind it when its jobs begin."""
+
+    def jobs_then_change(inputs, shard_samples):
+        planned = jobs_of(inputs, shard_samples)
+        change()
+        return planned
+
+    monkeypatch.setattr("gazeprep.build.jobs_of", jobs_then_change)
+
+
+def change_many_sources(own):
+    """Change a file of each kind, and let one of each vanish; returns the reasons that the latter give."""
+    readings = sorted((own.reflacx / "main_data").glob("P3*"))
+    dicoms, reports = sorted(own.mimic.rglob("*.dcm")), sorted(own.mimic.rglob("s*.txt"))
+    labels = own.mimic_jpg / "mimic-cxr-2.0.0-chexpert.csv.gz"
+    pd.read_csv(labels, dtype=str).assign(Fracture="1.0").to_csv(labels, index=False)
+    gaze = pd.read_csv(own.egd / "fixations.csv", dtype=str, keep_default_na=False)
+    gaze.assign(FPOGD="0.25").to_csv(own.egd / "fixations.csv", index=False)
+    words = pd.read_csv(readings[0] / "timestamps_transcription.csv", dtype=str)
+    words.assign(word="new").to_csv(readings[0] / "timestamps_transcription.csv", index=False)
+    reports[0].write_text("FINDINGS: quite another text.")
+    dicoms[0].write_bytes(dicoms[1].read_bytes())
+    (readings[1] / "fixations.csv").unlink()
+    dicoms[-1].unlink()
+    reports[2].unlink()
+
+
+def test_sources_that_change_after_planning_are_built_as_they_are_now_by_the_next_build(
+    own_copy, config_of, tmp_path, inline, monkeypatch, shards
+):
+    config = config_of(tmp_path / "out", own_copy)
+    with monkeypatch.context() as patched:
+        change_after_planning(patched, lambda: change_many_sources(own_copy))
+        between = build(config)
+    assert between.inputs == between.samples + between.rejected == 28
+    assert {"image_missing", "report_unreadable", "file_missing"} <= between.reasons.keys()
+    build(config)
+    build(replace(config, out=tmp_path / "fresh"))
+    assert tree(tmp_path / "out") == tree(tmp_path / "fresh") != tree(shards)
+
+
+@pytest.fixture
+def pictures(tables, tmp_path, inline):
+    """Three pictures in one shard, and what a build of them is."""
+    for name in ("one", "two", "three"):
+        tables.image(name)
+    return BuildConfig(tmp_path / "out", Sources(table=tables.source()), SMALL)
+
+
+def meddle(monkeypatch, name, *ways):
+    """Let a picture be read in each of these ways, one each time, when its file has been looked at already."""
+    read, left = samples.read_image, list(ways)
+
+    def meddled(ref):
+        return left.pop(0)(lambda: read(ref)) if ref.path == name and left else read(ref)
+
+    monkeypatch.setattr(samples, "read_image", meddled)
+
+
+def other_pixels(path):
+    """The bytes of a picture of the same size in pixels and in bytes."""
+    data = cv2.imencode(".png", np.full((40, 30), 91, np.uint8))[1].tobytes()
+    assert len(data) == path.stat().st_size
+    return data
+
+
+def write_as_if_never(path, data):
+    """Change a file and put its time back, as a copy that keeps times does."""
+    kept = path.stat()
+    path.write_bytes(data)
+    os.utime(path, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+
+
+def test_a_picture_that_changes_while_it_is_read_and_changes_back_leaves_no_trace(
+    pictures, tables, tmp_path, monkeypatch
+):
+    """Neither its size nor its time tell the next build that this one read something else."""
+    path = tables.root / "two.png"
+    former, other = path.read_bytes(), other_pixels(path)
+
+    def exchanged(read):
+        write_as_if_never(path, other)
+        picture = read()
+        write_as_if_never(path, former)
+        return picture
+
+    with monkeypatch.context() as patched:
+        meddle(patched, "two.png", exchanged)
+        assert build(pictures).samples == 3
+    assert build(pictures).rebuilt == 0
+    build(replace(pictures, out=tmp_path / "fresh"))
+    assert tree(pictures.out) == tree(tmp_path / "fresh")
+
+
+def test_a_picture_that_is_gone_while_its_shard_is_made_is_used_once_it_is_back(
+    pictures, tables, tmp_path, monkeypatch
+):
+    path, aside = tables.root / "two.png", tmp_path / "aside"
+
+    def vanishing(read):
+        path.rename(aside)
+        return read()
+
+    with monkeypatch.context() as patched:
+        meddle(patched, "two.png", vanishing)
+        assert build(pictures).reasons == {"image_missing": 1}
+    aside.rename(path)  # with its old time
+    assert (build(pictures).rebuilt, build(pictures).rebuilt) == (1, 0)
+    build(replace(pictures, out=tmp_path / "fresh"))
+    assert tree(pictures.out) == tree(tmp_path / "fresh")
+
+
+def test_sources_that_change_again_and_again_stop_the_build_with_nothing_under_a_final_name(
+    pictures, tables, monkeypatch
+):
+    path = tables.root / "two.png"
+
+    def written(read):
+        write_as_if_never(path, path.read_bytes())
+        return read()
+
+    with monkeypatch.context() as patched:
+        meddle(patched, "two.png", *[written] * jobs.TRIES)
+        with pytest.raises(BuildError, match=r"train-00000 changed each of the 3 times.* wait for what writes"):
+            build(pictures)
+    assert [path.name for path in pictures.out.rglob("*") if path.is_file()] == ["lock"]
+    assert build(pictures).samples == 3
+
+
+def test_another_zip_of_reports_is_read_though_the_former_is_still_open(corpus, config_of, tmp_path, inline):
+    root, texts = tmp_path / "zip", sorted((corpus.mimic_cxr / "files").rglob("s*.txt"))
+    root.mkdir()
+
+    def pack(change):
+        with zipfile.ZipFile(root / "new", "w") as archive:
+            for path in texts:
+                archive.writestr(str(path.relative_to(corpus.mimic_cxr)), change(path.read_text()))
+        (root / "new").replace(root / "mimic-cxr-reports.zip")
+
+    sources = Sources(mimic=root, mimic_jpg=corpus.mimic_cxr_jpg)
+    pack(str)
+    build(config_of(tmp_path / "out", sources))
+    pack(lambda text: text.replace("lung", "LUNG"))
+    build(config_of(tmp_path / "out", sources))
+    folder = ShardFolder(tmp_path / "out")
+    findings = " ".join(folder.sample(key).record["findings"] for key in folder.index["key"])
+    assert "LUNG" in findings
+    assert "lung" not in findings
 
 
 # --- damaged folders

@@ -15,13 +15,13 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from gazeprep.remote_paths import RemotePath, located
+from gazeprep.remote_paths import RemotePath, file_version, located
 from gazeprep.reports import Override
 from gazeprep.schema import (
     CHEXPERT_LABELS,
@@ -142,7 +142,7 @@ class _ReleaseReports:
         for root in self.roots:
             if not (root / _ZIP).is_file():
                 continue
-            for member in _open_zip(str(root / _ZIP), os.getpid()).namelist():
+            for member in _zip(root / _ZIP).namelist():
                 if member.endswith(".txt"):
                     study = "/".join(member.removesuffix(".txt").split("/")[-3:])
                     found.setdefault(study, ReportRef(str(root), _ZIP, member))
@@ -238,7 +238,7 @@ def read_report(ref: ReportRef) -> str:
     """
     path = located(ref.root) / ref.path
     try:
-        with _open_zip(str(path), os.getpid()).open(ref.member) if ref.member else path.open("rb") as file:
+        with _zip(path).open(ref.member) if ref.member else path.open("rb") as file:
             content = read_bytes(file)
     except OutOfBoundsError as error:
         raise InputError("report_unreadable", f"a report {error}; download it again") from None
@@ -251,17 +251,22 @@ def read_report(ref: ReportRef) -> str:
     return content.decode("utf-8", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
 
 
-@functools.lru_cache(maxsize=4)
-def _open_zip(path: str, process: int) -> zipfile.ZipFile:
-    """Open a zip once a process: a forked process would share the file position of its parent."""
-    del process
+def _zip(path: Path) -> zipfile.ZipFile:
+    """Open a zip, or return it as long as the same file is there."""
     try:
-        place = located(path)
-        return zipfile.ZipFile(place.open("rb") if isinstance(place, RemotePath) else place)
+        return _open_zip(str(path), os.getpid(), file_version(path))
     except _ZIP_ERRORS as error:
         raise InputError(
             "report_unreadable", f"{_ZIP} cannot be opened ({type(error).__name__}); download it again"
         ) from None
+
+
+@functools.lru_cache(maxsize=4)
+def _open_zip(path: str, process: int, version: tuple[Any, ...]) -> zipfile.ZipFile:
+    """Open a zip once a process: a forked process would share the file position of its parent."""
+    del process, version
+    place = located(path)
+    return zipfile.ZipFile(place.open("rb") if isinstance(place, RemotePath) else place)
 
 
 # Folders
