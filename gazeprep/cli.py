@@ -287,10 +287,12 @@ def _run_info(options: Namespace) -> None:
 
 
 def _run_agreement(options: Namespace) -> None:
-    from gazeprep.agreement import lines, reader_agreement
+    from gazeprep import agreement, scanpath_agreement
 
-    show = _printer()
-    for line in lines(reader_agreement(options.shards)):
+    folder, show = ShardFolder(options.shards), _printer()
+    for line in agreement.lines(agreement.reader_agreement(folder)):
+        show(line)
+    for line in scanpath_agreement.lines(scanpath_agreement.scanpath_agreement(folder)):
         show(line)
 
 

@@ -13,6 +13,7 @@ from gazeprep.agreement import SCORE_TITLES, PredictorScores, ReaderAgreement, r
 from gazeprep.images import decode
 from gazeprep.known_answer import known_answer
 from gazeprep.pictures import Fixation, Picture, bare_map, fixations_drawn, map_picture, shrunk, webp, where_most
+from gazeprep.scanpath_agreement import SIMILARITIES, ComparisonScores, ScanpathAgreement, scanpath_agreement
 from gazeprep.schema import SCHEMA_VERSION
 from gazeprep.shards import LoadedSample, ShardFolder
 from gazeprep.stores import appearing_whole, remove_abandoned
@@ -152,6 +153,7 @@ def report_page(folder: ShardFolder, config: ReportConfig) -> str:
             MeanMap(dataset, bare_map(mean, SMALL_PX), where_most(mean)) for dataset, mean in summary.mean_maps.items()
         ],
         agreement=agreement_table(reader_agreement(folder)),
+        scanpaths=scanpath_table(scanpath_agreement(folder)),
         known=known_answer(folder, config.truth) if config.truth is not None else (),
         cases=[case_view(folder.sample(key), config.redact) for key in choose_cases(folder, config.cases)],
         versions=folder.manifest["versions"],
@@ -168,7 +170,16 @@ def agreement_table(agreement: ReaderAgreement) -> Table | None:
     return Table("Agreement with a reading", ("predictor", "images", *SCORE_TITLES.values()), rows) if rows else None
 
 
-def _with_error(scores: PredictorScores, name: str) -> str:
+def scanpath_table(agreement: ScanpathAgreement) -> Table | None:
+    """Lay the agreement of scanpaths out as a table, None where no image has two that are long enough."""
+    rows: list[tuple[str | int, ...]] = []
+    for scores in agreement.table():
+        cells = [_with_error(scores, name) for name in SIMILARITIES]
+        rows.append((scores.comparison, scores.images, *cells))
+    return Table("Agreement of two scanpaths", ("compared with", "images", *SIMILARITIES), rows) if rows else None
+
+
+def _with_error(scores: PredictorScores | ComparisonScores, name: str) -> str:
     mean = f"{getattr(scores.mean, name):.2f}".replace("-", "−")
     return mean if scores.standard_error is None else f"{mean} ± {getattr(scores.standard_error, name):.2f}"
 

@@ -1,15 +1,20 @@
 """Readers of one image against one another: readings whose answer one sees, and the synthetic corpus."""
 
+from collections import Counter
 from dataclasses import astuple
 
 import numpy as np
 import pytest
 from recorded import SMALL
 
+from gazeprep import scanpath_agreement
 from gazeprep.agreement import PREDICTORS, SCORE_TITLES, centre_gaussian, lines, reader_agreement
 from gazeprep.build import BuildConfig, build
 from gazeprep.cases import Sources
 from gazeprep.cli import main
+from gazeprep.scanpath_agreement import COMPARISONS
+from gazeprep.scanpaths import multimatch
+from gazeprep.schema import Fixations
 from gazeprep.shards import ShardFolder
 
 LEFT, RIGHT = [(6, 10), (7, 11), (6, 12)], [(22, 28), (23, 30), (22, 31)]  # on images of 30 × 40 px
@@ -150,6 +155,58 @@ def test_synthetic_readers_agree_better_than_any_baseline_predicts(shards, capsy
 
     assert main(["agreement", str(shards)]) == 0
     said = capsys.readouterr().out
-    assert said.splitlines() == lines(found)
+    assert said.splitlines() == lines(found) + scanpath_agreement.lines(scanpath_agreement.scanpath_agreement(shards))
     sources = ShardFolder(shards).index[["dicom", "reading"]].to_numpy().ravel()
     assert not [source for source in sources if source and source in said]
+
+
+# --- the order of looking
+
+AROUND, BACK = [(3, 4), (25, 5), (24, 35), (4, 36)], [(4, 36), (24, 35), (25, 5), (3, 4)]
+
+
+def test_readers_of_one_order_agree_and_a_drawn_order_and_another_image_do_not(built):
+    found = scanpath_agreement.scanpath_agreement(
+        built({"a": {"r": AROUND, "s": AROUND, "t": AROUND}, "b": {"r": BACK, "s": BACK}})
+    )
+    assert Counter(row.comparison for row in found.rows) == dict.fromkeys(COMPARISONS, 3 + 1)
+    same, drawn, elsewhere = found.table()
+    assert (same.images, same.comparison) == (2, "another reader")
+    assert astuple(same.mean) == pytest.approx((1, 1, 1, 1, 1))
+    assert astuple(same.standard_error) == pytest.approx((0, 0, 0, 0, 0))
+    for other in (drawn, elsewhere):
+        assert max(other.mean.shape, other.mean.direction, other.mean.position) < 0.98
+        assert other.mean.duration == 1  # each fixation lasts a second
+
+
+def test_pairs_are_what_multimatch_says_of_the_fixations_on_the_image_in_the_order_of_time(built):
+    out = built({"a": {"r": AROUND + OFF, "s": BACK}, "b": {"r": LEFT}})
+    (row, shuffled) = scanpath_agreement.scanpath_agreement(out).rows  # there is no other image with several readers
+    assert (row.comparison, shuffled.comparison) == COMPARISONS[:2]
+    paths = {}
+    for key in (row.first, row.second):
+        gaze = ShardFolder(out).sample(key).gaze
+        paths[key] = np.array([gaze["x_px"], gaze["y_px"]])[:, gaze["on_image"]]
+        assert paths[key].shape == (2, 4)
+    first, second = (Fixations(*paths[key], np.arange(4), np.arange(1, 5)) for key in (row.first, row.second))
+    assert row.similarity == multimatch(first, second, (30, 40))
+
+
+def test_paths_on_images_of_two_sizes_are_compared_on_one(tables, tmp_path, inline):
+    for image, scale in (("a", 1), ("b", 3)):
+        tables.image(image, pixels=np.full((40 * scale, 30 * scale), 90, np.uint8))
+        for reader in ("r", "s"):
+            points = [(scale * (x + 0.5) - 0.5, scale * (y + 0.5) - 0.5) for x, y in AROUND]
+            tables.reading(f"{reader}-{image}", image, points)
+    build(BuildConfig(tmp_path / "out", Sources(table=tables.source()), SMALL))
+    for one in scanpath_agreement.scanpath_agreement(tmp_path / "out").table():
+        if one.comparison != "in a drawn order":
+            assert astuple(one.mean) == pytest.approx((1, 1, 1, 1, 1))
+
+
+def test_readings_without_two_saccades_are_left_out_and_counted(built):
+    found = scanpath_agreement.scanpath_agreement(built({"a": {"r": AROUND, "s": LEFT[:2] + OFF, "t": BACK}}))
+    assert found.left_out == {"fewer than 3 fixations on the image": 1}
+    assert len(found.rows) == 2
+    assert scanpath_agreement.lines(found)[-1] == "left out: 1 readings, fewer than 3 fixations on the image"
+    assert found.table()[0].standard_error is None

@@ -197,6 +197,8 @@ def test_readers_of_one_image_are_compared(page):
     said = " ".join(" ".join(page.said).split())
     assert "Reader agreement" in said
     assert "other readers" in said
+    assert "Agreement of two scanpaths compared with images shape direction length position duration" in said
+    assert "in a drawn order" in said
 
 
 # --- the known answer
