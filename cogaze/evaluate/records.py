@@ -1,5 +1,6 @@
 """What an evaluation is run on: images with labels, boxes and masks, in parts that share nobody."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -42,12 +43,21 @@ class EvalImage:
     sex: str = ""
 
 
+@dataclass(frozen=True)
+class LabelledText:
+    """A sentence that stands for a class of its set, named by its place among the classes."""
+
+    text: str
+    label: int
+
+
 @dataclass(frozen=True, eq=False)
 class EvalSet:
     """A benchmark dataset, ready to be evaluated on.
 
     parts: by name, of which train, validate and test share no image and no subject, and train_1 and train_10 lie in
-    train. notes: what was left out or doubtful, by reason, with counts. Raises ValueError where parts overlap, or an
+    train. notes: what was left out or doubtful, by reason, with counts. origin: who says which image is in which part.
+    texts: sentences that the dataset itself brings, to retrieve with. Raises ValueError where parts overlap, or an
     image has another number of labels than the set classes; a binary set's classes are the one finding.
     """
 
@@ -56,6 +66,8 @@ class EvalSet:
     classes: tuple[str, ...]
     parts: Mapping[str, tuple[EvalImage, ...]]
     notes: Mapping[str, int] = field(default_factory=dict)
+    origin: str = ""
+    texts: tuple[LabelledText, ...] = ()
 
     def __post_init__(self) -> None:
         unknown = set(self.parts) - {*APART, *INSIDE_TRAIN}
@@ -69,6 +81,14 @@ class EvalSet:
             if twice:
                 raise ValueError(f"{self.name}: {twice} images are listed twice in {part}; list each one once")
         self._refuse_overlaps()
+
+    def fingerprints(self) -> dict[str, str]:
+        """Return 16 hex digits for each part: of the same images with the same labels, in any order, the same."""
+        found = {}
+        for part, images in self.parts.items():
+            lines = sorted(f"{one.id}\t{one.labels}\n" for one in images)
+            found[part] = hashlib.blake2b("".join(lines).encode(), digest_size=8).hexdigest()
+        return found
 
     def _refuse_overlaps(self) -> None:
         present = [name for name in APART if name in self.parts]

@@ -1,5 +1,7 @@
 """Sets of images to evaluate on: parts that share nobody."""
 
+from dataclasses import replace
+
 import pytest
 
 from cogaze.evaluate.records import EvalImage, EvalSet
@@ -53,3 +55,11 @@ def test_without_subjects_only_images_are_compared():
 def test_another_number_of_labels_than_classes_is_refused():
     with pytest.raises(ValueError, match="1 images of test have not 2 labels"):
         EvalSet("made up", "multi-label", ("Pneumonia", "Edema"), {"test": (image(0),)})
+
+
+def test_fingerprints_know_images_and_labels_but_no_order():
+    one = made(test=[image(0), image(1)], train=[image(2)]).fingerprints()
+    assert one == made(test=[image(1), image(0)], train=[image(2)]).fingerprints()
+    changed = replace(image(1), labels=(0,))
+    assert one["test"] != made(test=[image(0), changed]).fingerprints()["test"]
+    assert "image-" not in str(one)
