@@ -1,8 +1,10 @@
 """The trained model as a folder that from_pretrained reads: weights, tokenizer, card."""
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
@@ -10,9 +12,14 @@ from cogaze.card import Facts, model_card
 from cogaze.checkpoint import WHOLE, Position, hidden, publish, versions
 from cogaze.run import Run, public_name
 
+RUN = "run.json"
+
 
 def export(run: Run, folder: Path, position: Position, results: Mapping[str, float]) -> None:
-    """Write model, tokenizer and card as a folder that from_pretrained reads; with the moving average, its weights."""
+    """Write model, tokenizer and card as a folder that from_pretrained reads; with the moving average, its weights.
+
+    run.json is the config, by which evaluation reads images and texts as training did.
+    """
     weights = get_model_state_dict(run.wrapped, options=WHOLE)
     if run.accelerator.is_main_process:
         average = run.trained.average
@@ -20,6 +27,8 @@ def export(run: Run, folder: Path, position: Position, results: Mapping[str, flo
         shutil.rmtree(unfinished, ignore_errors=True)
         run.model.save_pretrained(unfinished, state_dict=weights | (average.shadow if average is not None else {}))
         run.tokenizer.save_pretrained(unfinished)
+        said = {"method": "cogaze", **_public_config(run)}
+        (unfinished / RUN).write_text(json.dumps(said, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         (unfinished / "README.md").write_text(model_card(_facts(run, position, results)), encoding="utf-8")
         publish(unfinished, folder)
     run.accelerator.wait_for_everyone()
@@ -27,8 +36,6 @@ def export(run: Run, folder: Path, position: Position, results: Mapping[str, flo
 
 def _facts(run: Run, position: Position, results: Mapping[str, float]) -> Facts:
     tables = [stream.dataset.table for stream in (run.train, run.validation) if stream is not None]
-    config = run.config.resolved()
-    towers = {name: public_name(config["model"][name]) for name in ("vision", "text", "tokenizer")}
     return Facts(
         data={
             table.split: {
@@ -49,5 +56,11 @@ def _facts(run: Run, position: Position, results: Mapping[str, float]) -> Facts:
         },
         results=results,
         versions=versions(),
-        config={**config, "model": {**config["model"], **towers}},
+        config=_public_config(run),
     )
+
+
+def _public_config(run: Run) -> dict[str, Any]:
+    config = run.config.resolved()
+    towers = {name: public_name(config["model"][name]) for name in ("vision", "text", "tokenizer")}
+    return {**config, "model": {**config["model"], **towers}}

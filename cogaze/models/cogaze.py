@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, cast
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -14,8 +14,9 @@ from transformers.utils.generic import ModelOutput
 
 from cogaze.models.heads import DiseaseHead
 from cogaze.models.perceiver import Perceiver
-from cogaze.models.text import ABSENT, TextEncoder, TextFeatures, Vocabulary, load_text_tower
-from cogaze.models.vision import ImageProjector, VisionTower, load_vision_tower
+from cogaze.models.pretrained import Towers, TwoTowerModel, check_sizes, own_image_size
+from cogaze.models.text import ABSENT, TextEncoder, TextFeatures, Vocabulary, never_empty
+from cogaze.models.vision import ImageProjector, VisionTower
 from gazeprep.schema import CHEXPERT_LABELS
 
 VIEWS = ("PA", "AP", "LATERAL", "UNK")
@@ -53,10 +54,7 @@ class CoGazeConfig(PreTrainedConfig):
             self.label2id = {label: number for number, label in enumerate(CHEXPERT_LABELS)}
         super().__post_init__(**kwargs)
         self.views = list(self.views)
-        if self.image_size is None:
-            self.image_size = getattr(self.vision_config, "image_size", None)
-            if self.image_size is None:
-                raise ValueError("this vision tower takes images of any size: set image_size, in px")
+        self.image_size = own_image_size(self.image_size, self.vision_config)
 
 
 SIZES = frozenset(CoGazeConfig.__annotations__) - {"vision_config", "text_config"} | {"num_labels"}
@@ -98,7 +96,7 @@ class CoGazeOutput(ModelOutput):
     logit_scale_gaze: torch.Tensor = ABSENT
 
 
-class CoGazeModel(PreTrainedModel):
+class CoGazeModel(TwoTowerModel):
     """Encodes images, in the light of clinical context where there is one, and texts.
 
     Args:
@@ -110,8 +108,11 @@ class CoGazeModel(PreTrainedModel):
     config_class = CoGazeConfig
     config: CoGazeConfig
     base_model_prefix = "cogaze"
-    main_input_name = "pixel_values"
-    _supports_sdpa = True
+    batch_fields = (
+        "view_position", "patch_mask", "context_input_ids", "context_mask", "has_context",
+        "report_input_ids", "report_mask", "sentence_input_ids", "sentence_mask",
+    )  # fmt: skip
+    loading_cure = "a CoGaze model of this config, convert published ones with cogaze.convert"
     _no_split_modules = ["PerceiverLayer"]  # noqa: RUF012 (a class attribute of transformers)
 
     def __init__(
@@ -137,48 +138,15 @@ class CoGazeModel(PreTrainedModel):
         self.logit_scale_gaze = nn.Parameter(torch.empty(1))
         self.post_init()
 
-    @property
-    def patch_grid(self) -> tuple[int, int]:
-        """(rows, cols) of the patches, on which gaze is rendered."""
-        return self.vision.patch_grid
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the text tower's, which FSDP shards on their own."""
-        embeddings: nn.Module = self.text.tower.get_input_embeddings()
-        return embeddings
-
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Set every parameter that is not a tower's; those initialise themselves."""
         super()._init_weights(module)
-        if isinstance(module, nn.Linear):  # by fan-in: narrow models learn as well as wide ones
-            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
         if module is self:
             for latent in (self.latents, self.context_type, self.image_type):
                 init.normal_(latent, std=self.config.initializer_range)
             for scale in (self.logit_scale, self.logit_scale_gaze):
                 init.constant_(scale, self.config.initial_logit_scale)
-
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Self:
-        """Load as transformers does, but refuse a checkpoint that lacks a weight or has one too many.
-
-        Raises:
-            ValueError: The weights are not exactly this model's.
-        """
-        wants_report = kwargs.pop("output_loading_info", False)
-        strict = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # reported, and refused below
-        loaded: Any = super().from_pretrained(*args, **{**kwargs, **strict})
-        model, report = loaded
-        for problem in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
-            if report.get(problem):
-                raise ValueError(
-                    f"{args[0] if args else 'the checkpoint'}: {problem.replace('_', ' ')}"
-                    f" {sorted(map(str, report[problem]))[:3]} ({len(report[problem])} in all); these are not the"
-                    " weights of a CoGaze model of this config, convert published ones with cogaze.convert"
-                )
-        model.vision.freeze()
-        return loaded if wants_report else model
 
     def encode_image(
         self,
@@ -261,11 +229,6 @@ class CoGazeModel(PreTrainedModel):
         )
 
 
-def never_empty(mask: torch.Tensor) -> torch.Tensor:
-    """(B, L) bool with every empty row filled, because attention over nothing is NaN; nobody uses such a row."""
-    return mask | ~mask.any(dim=1, keepdim=True)
-
-
 def build_cogaze(
     vision_name_or_path: str = "microsoft/rad-dino",
     text_name_or_path: str = "microsoft/BiomedVLP-CXR-BERT-specialized",
@@ -286,12 +249,6 @@ def build_cogaze(
     Raises:
         ValueError: A tower lacks weights, its patches do not fit the image, or `sizes` names no field.
     """
-    unknown = sorted(set(sizes) - set(SIZES))
-    if unknown:
-        raise ValueError(f"CoGazeConfig has no {unknown}: choose from {sorted(SIZES)}")
-    vision_tower = load_vision_tower(vision_name_or_path)
-    text_tower = load_text_tower(text_name_or_path, text_layers, vocabulary)
-    # Copies: a config that becomes part of another forgets its attention implementation, and BERT then sees padding.
-    vision_config, text_config = vision_tower.config.to_dict(), text_tower.config.to_dict()
-    config = CoGazeConfig(vision_config=vision_config, text_config=text_config, **sizes)
-    return CoGazeModel(config, vision_tower, text_tower)
+    check_sizes(sizes, SIZES, "CoGazeConfig")
+    towers = Towers(vision_name_or_path, text_name_or_path, text_layers, vocabulary)
+    return CoGazeModel(CoGazeConfig(**towers.configs(), **sizes), towers.vision, towers.text)

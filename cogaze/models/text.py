@@ -89,12 +89,22 @@ class TextEncoder(nn.Module):
 
         Without `mask_padding` the mean includes padding, as published; the tower itself never attends to it.
         """
-        longest = self.tower.config.max_position_embeddings
-        if input_ids.shape[1] > longest:
-            raise ValueError(
-                f"a text of {input_ids.shape[1]} tokens, but the text tower has {longest} positions: set the longest"
-                f" text to {longest} tokens or less"
-            )
+        check_length(self.tower, input_ids)
         states = self.tower(input_ids=input_ids, attention_mask=mask).last_hidden_state
         features = self.projector(states)
         return TextFeatures(features, masked_mean(features, mask if self.mask_padding else None))
+
+
+def check_length(tower: BertModel, input_ids: torch.Tensor) -> None:
+    """Raise ValueError where texts (B, L) have more tokens than a tower has positions."""
+    longest = tower.config.max_position_embeddings
+    if input_ids.shape[1] > longest:
+        raise ValueError(
+            f"a text of {input_ids.shape[1]} tokens, but the text tower has {longest} positions: set the longest"
+            f" text to {longest} tokens or less"
+        )
+
+
+def never_empty(mask: torch.Tensor) -> torch.Tensor:
+    """(B, L) bool with every empty row filled, because attention over nothing is NaN; nobody uses such a row."""
+    return mask | ~mask.any(dim=1, keepdim=True)

@@ -438,6 +438,8 @@ def test_best_is_the_average_of_the_best_validation_with_a_card(run_config):
     for expected in ("| train | ", '"ema_decay": 0.5', "| torch | ", '"vision": "vision"'):
         assert expected in card
     assert f"| loss | {report.validation.losses['loss']:.4f} |" in (config.out / "model" / "README.md").read_text()
+    said = json.loads((config.out / "model" / "run.json").read_text())
+    assert (said["method"], said["data"]["view"]["size_px"], said["model"]["vision"]) == ("cogaze", 56, "vision")
     for path in config.out.rglob("*"):
         if path.suffix in (".md", ".json") and FOLDER not in path.parts and path.parent != config.out:
             assert str(config.out.parent.parent) not in path.read_text(), path
