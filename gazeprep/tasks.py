@@ -93,6 +93,8 @@ def finalize(out: Path | str) -> BuildReport:
         if store.size(PLAN) is None:
             raise ValueError(_nothing_to_finalize(store))
         with store.lock():
+            if store.size(PLAN) is None:  # another one has done it since
+                raise ValueError(_nothing_to_finalize(store))
             planned = json.loads(store.read(PLAN))
             whole = _from_json(planned)
             _refuse_gaps(store, whole, planned["task_count"])
