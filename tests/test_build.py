@@ -29,8 +29,10 @@ from recorded import SMALL, sources_of, tree
 from gazeprep import jobs, samples
 from gazeprep.build import BuildConfig, BuildReport, build, jobs_of
 from gazeprep.cases import Inputs, Sources, collect
+from gazeprep.exports import ExportConfig, export
 from gazeprep.images import Resize
 from gazeprep.jobs import BuildError
+from gazeprep.report import write_report
 from gazeprep.samples import PictureConfig
 from gazeprep.schema import SPLITS, InputError
 from gazeprep.shards import FolderLock, ShardFolder, sha256_of
@@ -428,6 +430,64 @@ def test_another_zip_of_reports_is_read_though_the_former_is_still_open(corpus, 
     findings = " ".join(folder.sample(key).record["findings"] for key in folder.index["key"])
     assert "LUNG" in findings
     assert "lung" not in findings
+
+
+# --- clocks that are wrong
+
+
+CLOCK = """
+import time
+asked = 0
+
+def earlier_each_time():
+    global asked
+    asked += 1
+    return 4e9 - 86400 * asked  # from 2096 a day back whenever it is asked
+
+time.time = earlier_each_time
+time.time_ns = lambda: int(1e9 * earlier_each_time())
+"""
+YEAR_NS = 365 * 86400 * 10**9
+
+
+def test_times_of_the_output_mean_nothing(config_of, inline, out, shards):
+    for years, path in enumerate(sorted(out.rglob("*")), start=-40):
+        os.utime(path, ns=(years * YEAR_NS, years * YEAR_NS))
+    assert build(config_of(out)).rebuilt == 0
+    assert finals(out) == finals(shards)
+
+
+def test_a_source_may_be_older_than_the_shard_that_it_changes(pictures, tables, tmp_path):
+    """As where a file is restored from a backup, or the clock was put back: no time is compared with another."""
+    build(pictures)
+    path = tables.root / "two.png"
+    path.write_bytes(other_pixels(path))
+    for time_ns in (-YEAR_NS, 0, 100 * YEAR_NS, YEAR_NS):
+        os.utime(path, ns=(time_ns, time_ns))
+        assert (build(pictures).rebuilt, build(pictures).rebuilt) == (1, 0)
+    build(replace(pictures, out=tmp_path / "fresh"))
+    assert tree(pictures.out) == tree(tmp_path / "fresh")
+
+
+@pytest.mark.slow
+def test_a_clock_that_goes_back_all_the_time_changes_no_byte(corpus, tmp_path, singles):
+    (tmp_path / "sitecustomize.py").write_text(CLOCK)
+    commands = {
+        "build": build_options(tmp_path / "build", sources_of(corpus)),
+        "export": ["export", str(singles), "--format=npz", f"--out={tmp_path / 'export'}"],
+        "report": ["report", str(singles), f"--out={tmp_path / 'report'}"],
+        "again": build_options(tmp_path / "build", sources_of(corpus)),
+    }
+    for command in commands.values():
+        with running(command, PYTHONPATH=str(tmp_path)) as started:
+            ended = started.ended()
+        assert ended.code == 0, ended.messages
+    assert "shards, 0 of them built now" in ended.messages
+    assert finals(tmp_path / "build") == finals(singles)
+    export(ExportConfig(singles, tmp_path / "in time", "npz"))
+    assert finals(tmp_path / "export") == finals(tmp_path / "in time")
+    write_report(singles, tmp_path / "report in time")
+    assert (tmp_path / "report").read_bytes() == (tmp_path / "report in time").read_bytes()
 
 
 # --- damaged folders
