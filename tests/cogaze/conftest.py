@@ -1,9 +1,10 @@
 """Fixtures of the training half: tiny tokenizers that need no download."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # forked processes share two core
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a tower that is missing is missing at once
 
 import pytest
+import torch
 from accelerate.state import AcceleratorState
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -20,6 +22,7 @@ from cogaze.data.collate import CollateConfig, TextConfig, add_special_tokens
 from cogaze.data.dataset import DatasetConfig
 from cogaze.data.plan import PlanConfig
 from cogaze.data.transforms import ViewConfig
+from cogaze.models.cogaze import build_cogaze
 from cogaze.models.tiny import TinyTowers, write_tiny_towers
 from cogaze.optim import OptimConfig
 
@@ -75,6 +78,25 @@ def towers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     still.hidden_dropout_prob = still.attention_probs_dropout_prob = 0.0
     shutil.copytree(folder / "text", folder / "still")
     still.save_pretrained(folder / "still")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_folder(towers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained CoGaze for 56 px as a run exports it: weights, tokenizer, what run.json tells evaluation."""
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    torch.manual_seed(0)
+    widths = {"hidden_size": 16, "projector_hidden_size": 16}
+    latents = {"perceiver_depth": 1, "perceiver_latents": 4, "perceiver_heads": 2, "perceiver_dim_head": 8}
+    build_cogaze(str(towers / "vision"), str(towers / "text"), image_size=56, **widths, **latents).save_pretrained(
+        folder
+    )
+    AutoTokenizer.from_pretrained(towers / "text").save_pretrained(folder)
+    seen = {
+        "collate": asdict(CollateConfig(text=TextConfig(max_tokens=24))),
+        "data": {"view": asdict(ViewConfig(size_px=56))},
+    }
+    (folder / "run.json").write_text(json.dumps({"method": "cogaze", **seen}))
     return folder
 
 

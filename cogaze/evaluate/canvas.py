@@ -1,0 +1,81 @@
+"""Images as a saved model gets them: on its canvas, by its view, with what is known of the patient if that is asked."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cogaze.data.dataset import VIEW_NUMBER, VIEWS
+from cogaze.data.transforms import DRAWS, View, ViewConfig, view_of
+from cogaze.evaluate.records import EvalImage
+from gazeprep.images import GrayImage, read_image
+from gazeprep.maps import Grid
+
+ADULT_YEARS = 18
+WORDS = {("M", True): "man", ("F", True): "woman", ("M", False): "boy", ("F", False): "girl"}
+
+
+@dataclass(frozen=True, eq=False)
+class Canvas:
+    """One image ready for a model, pixels (H, W) uint8.
+
+    view: its affine leads from px of the picture that was read to px of the canvas. patch_mask (P,): which patches
+    show image. view_position counts VIEWS. indication, history: the clinical context, "" for none.
+    """
+
+    pixels: GrayImage
+    view: View
+    patch_mask: npt.NDArray[np.bool_]
+    view_position: int
+    indication: str = ""
+    history: str = ""
+
+
+@dataclass(frozen=True)
+class CanvasReader:
+    """What brings images onto the canvas of a model with `grid` patches (rows, cols): the run's view, still."""
+
+    view: ViewConfig
+    grid: Grid
+
+    def read(self, image: EvalImage | Canvas) -> Canvas:
+        """Read an image's file, as gazeprep does, and put it on the canvas, by one resize from the original's px.
+
+        A build resizes twice, to the stored size and to the canvas. Raises InputError where it cannot be read.
+        """
+        if isinstance(image, Canvas):
+            return image
+        picture = read_image(image.image)
+        view = whole_view(self.view, picture)
+        return Canvas(
+            pixels=view.draw(picture),
+            view=view,
+            patch_mask=view.patch_mask(self.grid),
+            view_position=VIEW_NUMBER.get(image.view, len(VIEWS) - 1),
+            indication=age_and_sex(image),
+        )
+
+
+def whole_view(config: ViewConfig, picture: GrayImage) -> View:
+    """Return the view, nothing of it random, of a picture (rows, cols) that is all image."""
+    rows, cols = picture.shape
+    record = {
+        "image_width_px": cols,
+        "image_height_px": rows,
+        "resize_scale_x": 1.0,
+        "resize_offset_x": 0.0,
+        "resize_scale_y": 1.0,
+        "resize_offset_y": 0.0,
+    }
+    return view_of(config.still(), record, np.zeros(DRAWS))
+
+
+def age_and_sex(image: EvalImage) -> str:
+    """Say whose image it is, as an indication might: "A 55-year-old man"; "" where nothing is known."""
+    age = image.age_years
+    if age is None:
+        word = WORDS.get((image.sex, True), "")
+        return f"A {word}" if word else ""
+    noun = WORDS.get((image.sex, age >= ADULT_YEARS), "patient")
+    spoken_with_a_vowel = str(age).startswith("8") or age in (11, 18)
+    return f"A{'n' if spoken_with_a_vowel else ''} {age}-year-old {noun}"

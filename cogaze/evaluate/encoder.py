@@ -1,0 +1,330 @@
+"""A saved model as evaluation asks of it: images and texts to unit vectors, patches and latents, attention."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jsonargparse import ArgumentParser
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from cogaze.data.collate import CollateConfig, check_special_tokens, normalised
+from cogaze.data.transforms import View, ViewConfig
+from cogaze.evaluate.canvas import Canvas, CanvasReader
+from cogaze.evaluate.metrics import FloatArray
+from cogaze.evaluate.processes import batches_of, rows_in_order
+from cogaze.evaluate.records import EvalImage
+from cogaze.evaluate.similarity import Embedded, Similarity
+from cogaze.models.cogaze import CoGazeModel
+
+Images = Sequence[EvalImage] | Sequence[Canvas]
+RUN_FILE = "run.json"
+BATCH = 32  # images
+TEXTS = 64  # of a batch
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """Texts as token numbers and mask, (texts, length) each; True in the mask for a token."""
+
+    ids: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """B images as tensors: pixel_values (B, 3, H, W), patch_mask (B, P), view_position (B,), context, has_context."""
+
+    pixel_values: Tensor
+    patch_mask: Tensor
+    view_position: Tensor
+    context: Tokens
+    has_context: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What a model makes of B images, nothing of it normalised.
+
+    patches (B, P, D), latents (B, L, D), pooled (B, D), the mean of the latents; patch_mask (B, P), which patches
+    show image; views: where it lies on its canvas.
+    """
+
+    patches: Tensor
+    latents: Tensor
+    pooled: Tensor
+    patch_mask: Tensor
+    views: tuple[View, ...]
+
+
+class Method(Protocol):
+    """What differs between the methods."""
+
+    model: Any
+    report: str  # prompts with their placeholder
+    sentence: str
+
+    def see(self, shown: Shown) -> tuple[Tensor, Tensor]:
+        """Return patches (B, P, D) and latents (B, L, D)."""
+
+    def texts(self, tokens: Tokens) -> Tensor:
+        """Return one vector (texts, D) for each whole text."""
+
+    def sentences(self, tokens: Tokens) -> Tensor:
+        """Return one vector (sentences, D) for each spoken sentence."""
+
+    def scale(self) -> Tensor:
+        """Return what multiplies a cosine of sentence and patch."""
+
+
+class CoGaze:
+    """CoGaze: an image is the mean of its visual latents, a report the mean of its tokens."""
+
+    def __init__(self, model: CoGazeModel, collate: CollateConfig) -> None:
+        self.model = model
+        self.report, self.sentence = collate.text.report, collate.text.sentence
+
+    def see(self, shown: Shown) -> tuple[Tensor, Tensor]:
+        """Return patches (B, P, D) and visual latents (B, L, D)."""
+        model = self.model
+        patches = model.encode_image(shown.pixel_values, shown.view_position).patch_features
+        context = model.encode_text(shown.context.ids, shown.context.mask).token_features
+        latents = model.fuse(patches, shown.patch_mask, context, shown.context.mask, shown.has_context)
+        return patches[:, 1:], latents.visual
+
+    def texts(self, tokens: Tokens) -> Tensor:
+        """Return the pooled report embedding (texts, D)."""
+        pooled: Tensor = self.model.encode_text(tokens.ids, tokens.mask).pooled
+        return pooled
+
+    def sentences(self, tokens: Tokens) -> Tensor:
+        """Return sentence embeddings (sentences, D), pooled as in training."""
+        features = self.model.encode_text(tokens.ids, tokens.mask)
+        found: Tensor = features.token_features[:, 0] if self.first_token else features.pooled
+        return found
+
+    @property
+    def first_token(self) -> bool:
+        """Whether a sentence is its first token."""
+        return self.model.config.sentence_pooling == "first"
+
+    def scale(self) -> Tensor:
+        """Return the gaze loss's scale."""
+        return self.model.logit_scale_gaze.sum().exp()
+
+
+class Encoder:
+    """A model of either method with its tokenizer, prompts and view.
+
+    With several processes (torch.distributed) each encodes its share and all get everything, in order, bit for bit as
+    one alone has it. workers: processes that read images ahead.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        tokenizer: PreTrainedTokenizerBase,
+        collate: CollateConfig,
+        view: ViewConfig,
+        *,
+        workers: int = 0,
+    ) -> None:
+        check_special_tokens(tokenizer, collate.text)
+        self.method, self.tokenizer, self.collate, self.workers = method, tokenizer, collate, workers
+        self.model = method.model.eval()
+        self.reader = CanvasReader(view.still(), method.model.patch_grid)
+        self.device = next(method.model.parameters()).device
+
+    def picture(self, image: EvalImage | Canvas) -> Canvas:
+        """Return an image on the canvas that the model sees; see CanvasReader.read."""
+        return self.reader.read(image)
+
+    @torch.no_grad()
+    def texts(self, texts: Sequence[str]) -> FloatArray:
+        """Return one unit vector (N, dim) for each text; padding counts for nothing."""
+        return self._unit_rows(texts, self.method.report, whole=True)
+
+    @torch.no_grad()
+    def images(self, images: Images, *, with_context: bool = False, batch: int = BATCH) -> FloatArray:
+        """Return one unit vector (N, dim) for each image, the mean of its latents.
+
+        with_context: age and sex, or a shard's indication and history, steer the latents, where there are any.
+        """
+
+        def encode(batches: Sequence[range]) -> Iterator[dict[str, Tensor]]:
+            for seen in self._seen(images, batches, with_context=with_context):
+                yield {"pooled": F.normalize(seen.pooled.float(), dim=-1)}
+
+        return rows_in_order(batches_of(len(images), batch), encode, self.device)["pooled"].astype(np.float64)
+
+    def embedded(self, images: Images, *, with_context: bool = False, batch: int = BATCH) -> Embedded:
+        """Return images as what is compared with texts."""
+        return Embedded.of(self.images(images, with_context=with_context, batch=batch))
+
+    def embedded_texts(self, texts: Sequence[str]) -> Embedded:
+        """Return texts, reports of several sentences among them, as what is compared with images."""
+        return Embedded.of(self.texts(texts))
+
+    def similarity(self, images: Images, texts: Sequence[str], *, with_context: bool = False) -> FloatArray:
+        """Return how alike images and texts are (N, M), from -1 to 1."""
+        return Similarity(self.embedded(images, with_context=with_context), self.embedded_texts(texts)).array()
+
+    @torch.no_grad()
+    def features(self, images: Images, *, with_context: bool = False, batch: int = BATCH) -> Iterator[Features]:
+        """Deliver the features of all the images, batch by batch, in this process alone."""
+        yield from self._seen(images, batches_of(len(images), batch), with_context=with_context)
+
+    def see(self, canvases: Sequence[Canvas], *, with_context: bool = False) -> Features:
+        """Return the features of one batch, with gradients where they are enabled."""
+        shown = self.shown(canvases, with_context=with_context)
+        patches, latents = self.method.see(shown)
+        return Features(patches, latents, latents.mean(dim=1), shown.patch_mask, tuple(one.view for one in canvases))
+
+    @torch.no_grad()
+    def attention(self, images: Images, sentences: Sequence[Sequence[str]], *, batch: int = BATCH) -> list[FloatArray]:
+        """Return for each image a softmax over its shown patches (S_i, P) for each of its sentences.
+
+        Of scaled cosines of sentence and patch, as in training.
+        """
+        starts = np.cumsum([0, *(len(own) for own in sentences)])
+        if not starts[-1]:
+            return [np.zeros((0, int(np.prod(self.reader.grid)))) for _ in sentences]
+        flat = [text for own in sentences for text in own]
+        vectors = torch.from_numpy(self._unit_rows(flat, self.method.sentence, whole=False)).to(self.device).float()
+
+        def encode(batches: Sequence[range]) -> Iterator[dict[str, Tensor]]:
+            for numbers, seen in zip(batches, self._seen(images, batches), strict=True):
+                own = [vectors[starts[number] : starts[number + 1]] for number in numbers]
+                yield {
+                    "attention": torch.cat(
+                        [self._looked(*one) for one in zip(own, seen.patches, seen.patch_mask, strict=True)]
+                    )
+                }
+
+        rows = rows_in_order(batches_of(len(images), batch), encode, self.device)["attention"].astype(np.float64)
+        return [rows[start:stop] for start, stop in pairwise(starts)]
+
+    def _looked(self, sentences: Tensor, patches: Tensor, mask: Tensor) -> Tensor:
+        """Return the attention (S, P) of sentences (S, D) to an image's patches (P, D), of which mask (P,) shows."""
+        logits = self.method.scale().float() * sentences @ F.normalize(patches.float(), dim=-1).mT
+        return logits.masked_fill(~mask, -torch.inf).softmax(dim=-1)
+
+    # --- to tensors
+
+    def shown(self, canvases: Sequence[Canvas], *, with_context: bool = False) -> Shown:
+        """Return a batch as the model's inputs."""
+        contexts = [self._context(one) if with_context else "" for one in canvases]
+        pixels = torch.from_numpy(np.stack([one.pixels for one in canvases])).to(self.device)
+        mean, std = (torch.tensor(one).to(self.device) for one in (self.collate.pixel_mean, self.collate.pixel_std))
+        return Shown(
+            pixel_values=normalised(pixels, mean, std),
+            patch_mask=torch.from_numpy(np.stack([one.patch_mask for one in canvases])).to(self.device),
+            view_position=torch.tensor([one.view_position for one in canvases], device=self.device),
+            context=self.tokens(contexts),
+            has_context=torch.tensor([bool(text) for text in contexts], device=self.device),
+        )
+
+    def tokens(self, texts: Sequence[str]) -> Tokens:
+        """Tokenize texts whose prompt is filled in; one without tokens holds one padding token that counts."""
+        pad = self.tokenizer.pad_token_id
+        lists = self.tokenizer(
+            list(texts), add_special_tokens=False, truncation=True, max_length=self.collate.text.max_tokens
+        )["input_ids"]
+        rows = [torch.tensor(row or [pad]) for row in lists]
+        lengths = torch.tensor([len(row) for row in rows])
+        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
+        mask = torch.arange(ids.shape[1])[None] < lengths[:, None]
+        return Tokens(ids.to(self.device), mask.to(self.device))
+
+    def _context(self, canvas: Canvas) -> str:
+        indication, history = canvas.indication.strip(), canvas.history.strip()
+        if not indication and not history:
+            return ""
+        return self.collate.text.context.format(indication=indication, history=history).strip()
+
+    def _unit_rows(self, texts: Sequence[str], prompt: str, *, whole: bool) -> FloatArray:
+        """Return unit vectors (N, D) of texts in a prompt, as whole texts or as spoken sentences."""
+        name, vectors_of = ("report", self.method.texts) if whole else ("sentence", self.method.sentences)
+
+        def encode(batches: Sequence[range]) -> Iterator[dict[str, Tensor]]:
+            for batch in batches:
+                tokens = self.tokens([prompt.format(**{name: texts[number].strip()}).strip() for number in batch])
+                yield {"text": F.normalize(vectors_of(tokens).float(), dim=-1)}
+
+        return rows_in_order(batches_of(len(texts), TEXTS), encode, self.device)["text"].astype(np.float64)
+
+    def _seen(self, images: Images, batches: Sequence[range], *, with_context: bool = False) -> Iterator[Features]:
+        """Read batches of images, ahead in worker processes if there are any, and deliver their features."""
+        pictures = _Pictures(images, self.reader, batches)
+        for canvases in DataLoader(pictures, batch_size=None, num_workers=self.workers, collate_fn=_as_it_is):
+            yield self.see(canvases, with_context=with_context)
+
+
+class _Pictures(Dataset[list[Canvas]]):
+    """Batches of images by number; holds no model, so that workers need none."""
+
+    def __init__(self, images: Images, reader: CanvasReader, batches: Sequence[range]) -> None:
+        self.images, self.reader, self.batches = images, reader, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> list[Canvas]:
+        return [self.reader.read(self.images[i]) for i in self.batches[number]]
+
+
+def load_encoder(folder: str | Path, device: torch.device | str = "cpu", *, workers: int = 0) -> Encoder:
+    """Load what a run exported: model, tokenizer and `run.json`, which says prompts, view and pixels' mean and std.
+
+    Raises ValueError where the folder lacks one, or holds another method's model.
+    """
+    folder = Path(folder)
+    try:
+        stated = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"the model's folder has no readable {RUN_FILE} ({type(error).__name__}); give the "
+            "folder that a run of pipelines/pretrain.py exported, model or best"
+        ) from None
+    name = stated.get("method")
+    if name not in METHODS:
+        raise ValueError(f"{RUN_FILE} says method {name!r}, must be one of {', '.join(METHODS)}")
+    parts = _config_of(stated)
+    collate: CollateConfig = parts.collate
+    method = METHODS[name](folder, collate)
+    model: Any = method.model
+    model.to(device)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return Encoder(method, tokenizer, collate, parts.view, workers=workers)
+
+
+def _config_of(stated: dict[str, Any]) -> Any:
+    """Read the parts of a run's config that say how images and texts reach the model, strictly."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(CollateConfig, "collate")
+    parser.add_class_arguments(ViewConfig, "view")
+    try:
+        read = parser.parse_object({"collate": stated["collate"], "view": stated["data"]["view"]})
+    except Exception as error:
+        raise ValueError(
+            f"{RUN_FILE} does not hold the config of a run of this version ({type(error).__name__})"
+        ) from error
+    return parser.instantiate(read)
+
+
+def _cogaze(folder: Path, collate: CollateConfig) -> CoGaze:
+    return CoGaze(CoGazeModel.from_pretrained(folder), collate)
+
+
+METHODS = {"cogaze": _cogaze}
+
+
+def _as_it_is(batch: list[Canvas]) -> list[Canvas]:
+    return batch

@@ -1,0 +1,250 @@
+"""Figures with their intervals and what they have to beat; the results of several evaluators, written after each."""
+
+import json
+import math
+import re
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cogaze.checkpoint import hidden
+from cogaze.evaluate.metrics import FloatArray
+from cogaze.evaluate.processes import OtherProcessError, Process
+from gazeprep.schema import InputError
+
+REPEATS = 1000
+LEVEL = 0.95
+LEAST_DEFINED = 0.9  # share of the resamples in which a figure exists, below which it has no interval
+OURS = ("cogaze.", "gazeprep.")
+FOLDERS = re.compile(r"(?:[A-Za-z]+://|[A-Za-z]:\\|~?/)[^\s'\",;:)]*[/\\]")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Bounds of a figure; None where it has none, and then `why` says so."""
+
+    low: float | None
+    high: float | None
+    why: str = ""
+
+
+NO_INTERVAL = Interval(None, None)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number: its 95 % bootstrap interval, on how many images, texts or sentences, and what it has to beat.
+
+    baselines: by name, such as "chance" or "always the majority"; "ceiling" is what cannot be exceeded.
+    why: why there is no interval.
+    """
+
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    baselines: Mapping[str, float] = field(default_factory=dict)
+    why: str = ""
+
+    @classmethod
+    def of(
+        cls, name: str, value: float, interval: Interval, n: int, baselines: Mapping[str, float] | None = None
+    ) -> "Figure":
+        """Put a value and its interval together."""
+        return cls(name, float(value), interval.low, interval.high, n, dict(baselines or {}), interval.why)
+
+
+def bootstrap(
+    function: Callable[..., float],
+    arrays: Sequence[npt.NDArray[Any]],
+    groups: npt.NDArray[Any] | Sequence[Any] | None = None,
+    *,
+    repeats: int = REPEATS,
+    seed: int = 0,
+) -> Interval:
+    """Return the percentiles 2.5 and 97.5 of function(*arrays) over resamples of the groups, with replacement.
+
+    arrays: each (N, ...), resampled alike along the first axis. groups (N,): the subject or study of each row, whose
+    rows stay together; each row is its own by default. A resample in which the figure does not exist (NaN) is left
+    out; where more than a tenth are, there is no interval. The same seed gives the same interval.
+    """
+    rows = _rows_by_group(len(arrays[0]), groups)
+    if repeats < 1 or len(rows) < 2:
+        return Interval(None, None, "one group alone" if len(rows) < 2 else "no resamples asked for")
+    rng = np.random.default_rng(seed)
+    values = np.full(repeats, np.nan)
+    for repeat in range(repeats):
+        drawn = rng.integers(len(rows), size=len(rows))
+        places = np.concatenate([rows[number] for number in drawn])
+        values[repeat] = function(*(array[places] for array in arrays))
+    defined = values[np.isfinite(values)]
+    if len(defined) < LEAST_DEFINED * repeats:
+        return Interval(None, None, f"exists in {len(defined)} of {repeats} resamples only")
+    low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(low), float(high))
+
+
+def mean_interval(
+    values: FloatArray,
+    groups: npt.NDArray[Any] | Sequence[Any] | None = None,
+    *,
+    repeats: int = REPEATS,
+    seed: int = 0,
+) -> Interval:
+    """Return `bootstrap` of the mean of values (N,), by sums over groups: the same draws, in less time."""
+    rows = _rows_by_group(len(values), groups)
+    if repeats < 1 or len(rows) < 2:
+        return Interval(None, None, "one group alone" if len(rows) < 2 else "no resamples asked for")
+    sums = np.array([values[own].sum() for own in rows])
+    counts = np.array([len(own) for own in rows])
+    rng = np.random.default_rng(seed)
+    means = np.empty(repeats)
+    for repeat in range(repeats):
+        drawn = rng.integers(len(rows), size=len(rows))
+        means[repeat] = sums[drawn].sum() / counts[drawn].sum()
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(low), float(high))
+
+
+def _rows_by_group(count: int, groups: npt.NDArray[Any] | Sequence[Any] | None) -> list[npt.NDArray[np.int64]]:
+    if groups is None:
+        return list(np.arange(count)[:, None])
+    if len(groups) != count:
+        raise ValueError(f"{len(groups)} groups for {count} rows; give one for each row")
+    _, number = np.unique(np.asarray(groups), return_inverse=True)
+    order = np.argsort(number, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(number[order])) + 1)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an evaluator gave: figures and notes (thresholds, counts, what was left out), or what kept it from it."""
+
+    figures: tuple[Figure, ...] = ()
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an evaluator returns: its figures, and what has to be known to read them."""
+
+    figures: Sequence[Figure]
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Results:
+    """Figures of one evaluation, written to results.json and results.md after each evaluator, by the main process.
+
+    settings: what all of it depends on, as plain json: model, data, counts, prompts' hash, versions.
+    """
+
+    def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
+        self.out, self.settings = out, settings
+        self.outcomes: dict[str, Outcome] = {}
+        if Process.current().is_main:
+            out.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def failed(self) -> list[str]:
+        """Name the evaluators that gave no figures."""
+        return [name for name, outcome in self.outcomes.items() if outcome.error]
+
+    def attempt(self, name: str, function: Callable[[], Found | Iterable[Figure]]) -> Outcome:
+        """Run an evaluator and keep its figures; whatever stops it is kept in their place and loses no other's.
+
+        The error's text is kept where it is one of ours, which quote no report and no id; folders are cut off.
+        """
+        if name in self.outcomes:
+            raise ValueError(f"two evaluators are called {name!r}; name them apart")
+        try:
+            found = function()
+            found = found if isinstance(found, Found) else Found(tuple(found))
+            outcome = Outcome(tuple(found.figures), dict(found.notes))
+        except Exception as error:  # noqa: BLE001 - one that fails, however, must not lose the others
+            outcome = Outcome(error=told(error))
+        self.outcomes[name] = outcome
+        self.write()
+        return outcome
+
+    def write(self) -> None:
+        """Write both files, each under its name only when it is whole."""
+        if not Process.current().is_main:
+            return
+        outcomes = {name: _plain(outcome) for name, outcome in self.outcomes.items()}
+        values = {"settings": _finite(self.settings), "results": outcomes}
+        _replace(self.out / "results.json", json.dumps(values, indent=2, allow_nan=False) + "\n")
+        _replace(self.out / "results.md", self.markdown())
+
+    def markdown(self) -> str:
+        """Lay all figures out as Markdown tables, one for each evaluator."""
+        lines = ["# Results", ""]
+        for name, outcome in self.outcomes.items():
+            lines += [f"## {name}", ""]
+            lines += [f"Not made: {outcome.error}", ""] if outcome.error else _table(outcome)
+        lines += ["## Settings", "", "```json", json.dumps(_finite(self.settings), indent=2), "```", ""]
+        return "\n".join(lines)
+
+
+def told(error: Exception) -> str:
+    """Say what went wrong without quoting data: the text of an error that our own code raised, else its type."""
+    if isinstance(error, OtherProcessError):
+        return str(error)
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    own = [name for name in frames if name.startswith(OURS)]  # `attempt` first
+    raised_here = len(own) > 1 and frames[-1] == own[-1]
+    if type(error) is InputError or (type(error) is ValueError and raised_here):
+        return FOLDERS.sub("", str(error))
+    return f"{type(error).__name__} in {own[-1] if len(own) > 1 else 'an evaluator'}"
+
+
+def _plain(outcome: Outcome) -> dict[str, Any]:
+    if outcome.error:
+        return {"error": outcome.error}
+    return {"figures": [_finite(asdict(figure)) for figure in outcome.figures], "notes": _finite(dict(outcome.notes))}
+
+
+def _finite(value: Any) -> Any:
+    """Return json's own types; what is not a number becomes null."""
+    if isinstance(value, Mapping):
+        return {str(name): _finite(one) for name, one in value.items() if not (name == "why" and not one)}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _table(outcome: Outcome) -> list[str]:
+    names = list(dict.fromkeys(name for figure in outcome.figures for name in figure.baselines))
+    header = ["", "value", "95 % interval", *names, "n"]
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    for figure in outcome.figures:
+        interval = figure.why or "" if figure.low is None else f"{_digits(figure.low)} to {_digits(figure.high)}"
+        beside = [_digits(figure.baselines.get(name)) for name in names]
+        lines.append(f"| {' | '.join([figure.name, _digits(figure.value), interval, *beside, str(figure.n)])} |")
+    lines.append("")
+    lines += [f"- {name}: {_said(value)}" for name, value in outcome.notes.items()]
+    return [*lines, ""] if outcome.notes else lines
+
+
+def _digits(value: float | None) -> str:
+    if value is None or not math.isfinite(value):
+        return ""
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def _said(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(_finite(value))
+
+
+def _replace(path: Path, text: str) -> None:
+    unfinished = hidden(path)
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
