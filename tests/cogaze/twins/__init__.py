@@ -1,0 +1,1 @@
+"""Invented data in the exact layout of each benchmark dataset, a few pixels large."""
