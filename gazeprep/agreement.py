@@ -4,7 +4,6 @@ Of each image that was read more than once, each reading is held against the poo
 against what does not know this image's other readers: PREDICTORS. Grids and maps are those that the build stored.
 """
 
-import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -28,7 +27,7 @@ from gazeprep.metrics import (
     nss,
     sim,
 )
-from gazeprep.shards import ShardFolder, read_npz
+from gazeprep.shards import ShardFolder, read_npy, read_npz
 
 Predictor = Literal["other readers", "another image", "all other images", "centre Gaussian"]
 
@@ -221,7 +220,7 @@ def _read(shards: ShardFolder, name: str, images: Sequence[Sequence[str]], left_
 
 def _reading(shards: ShardFolder, key: str) -> _Reading:
     gaze, record = read_npz(shards.member(key, "gaze")), json.loads(shards.member(key, "json"))
-    gaze_map = np.load(io.BytesIO(shards.member(key, "maps")), allow_pickle=False)[0].astype(np.float64)
+    gaze_map = read_npy(shards.member(key, "maps"))[0].astype(np.float64)
     image = (0.0, 0.0, float(record["image_width_px"]), float(record["image_height_px"]))
     hits = hits_of(gaze["x_px"], gaze["y_px"], gaze_map.shape, image, off_map="drop")
     return _Reading(key, gaze_map, hits, len(gaze["x_px"]) - len(hits))

@@ -138,6 +138,8 @@ def decode(data: bytes) -> GrayImage:
     width, height = _raster_size(header)
     if data.startswith(_JPEG_START) and data.count(_JPEG_SCAN) > MAX_JPEG_SCANS:
         raise InputError("image_corrupt", f"the JPEG has more than {MAX_JPEG_SCANS} scans; {_CURE}")
+    with _rejecting("image_corrupt", f"the image file is damaged; {_CURE}"):
+        _check_png(data)
     with _rejecting("image_corrupt", f"the image file cannot be decoded; {_CURE}"):
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _RASTER_FLAGS)
     # Older OpenCV fills the missing rows of a cut JPEG with gray instead of failing.
@@ -214,6 +216,17 @@ def _raster_size(file: BinaryIO) -> Size:
         else:
             raise InputError("image_corrupt", f"the image file is neither PNG nor JPEG; {_CURE}")
         return _checked_size(width, height)
+
+
+def _check_png(data: bytes) -> None:
+    """Raise ValueError where a part of a PNG has another checksum than it says: OpenCV passes over that."""
+    at, view = len(_PNG_SIGNATURE), memoryview(data)
+    while data.startswith(_PNG_SIGNATURE) and at < len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        (promised,) = struct.unpack_from(">I", data, at + 8 + length)
+        if zlib.crc32(view[at + 4 : at + 8 + length]) != promised:
+            raise ValueError("a wrong checksum")
+        at += 12 + length
 
 
 def _jpeg_shape(file: BinaryIO) -> tuple[int, int]:

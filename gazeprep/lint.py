@@ -22,14 +22,23 @@ import pyarrow.parquet as pq
 
 from gazeprep.checks import Problem, Recipe, check_sample
 from gazeprep.schema import SCHEMA_VERSION, SPLITS
-from gazeprep.shards import BLOCK, INDEX_SCHEMA, KEY, MEMBERS, REJECTED_SCHEMA, SUFFIX, canonical_json, sample_key
+from gazeprep.shards import (
+    BLOCK,
+    INDEX_SCHEMA,
+    KEY,
+    MEMBERS,
+    REJECTED_SCHEMA,
+    SHARD_NAME,
+    SUFFIX,
+    canonical_json,
+    sample_key,
+)
 from gazeprep.stores import Store, open_store
 
 MANIFEST, INDEX, REJECTED = "dataset.json", "index.parquet", "rejected.parquet"
 MANIFEST_FIELDS = {"schema_version", "synthetic", "sources", "config", "versions", "counts", "shards", "tables"}
 ORIGIN_FIELDS = {"parts", "selection"}  # of what merge and select wrote
 SHARD_FIELDS = {"name": str, "split": str, "samples": int, "size": int, "sha256": str}
-SHARD_NAME = re.compile(rf"(?P<split>{'|'.join(SPLITS)})/(?P=split)-\d{{5,}}\.tar")
 BESIDE = re.compile(r"\.build|features-[0-9a-f]+")  # folders of a build and of stored tokens
 ROLES = {"png": "image", "jpg": "image"} | {suffix: role for role, suffix in SUFFIX.items()}
 

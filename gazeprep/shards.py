@@ -3,8 +3,12 @@
 import hashlib
 import io
 import json
+import math
 import re
 import tarfile
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -20,6 +25,7 @@ from gazeprep.schema import (
     FIXATION_COLUMNS,
     SCHEMA_VERSION,
     SENTENCE_COLUMNS,
+    SPLITS,
     WORD_COLUMNS,
     Fixations,
     Sentence,
@@ -32,10 +38,24 @@ from gazeprep.stores import sha256_of as sha256_of
 from gazeprep.stores import to_disk as to_disk
 from gazeprep.transcripts import Span
 
+SHARD_NAME = re.compile(rf"(?P<split>{'|'.join(SPLITS)})/(?P=split)-\d{{5,}}\.tar")
 KEY = re.compile(r"[a-z0-9-]+-[0-9a-f]{12}")
+# What numpy's reading of an array's header raises, which it parses as Python, and zipfile on damaged bytes.
+_HEADER_ERRORS = (
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    tokenize.TokenError,
+)
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, ValueError, LookupError, EOFError, RuntimeError, OSError)
 BLOCK = 512  # bytes; a tar header, and what members are padded to
 
 MEMBERS = ("image", "gaze", "json", "maps")
+IMAGE_SUFFIXES = ("png", "jpg")
 SUFFIX = {"gaze": "gaze.npz", "json": "json", "maps": "maps.npy"}  # the image's is its format
 
 INDEX_SCHEMA = pa.schema(
@@ -241,11 +261,7 @@ class ShardFolder:
             raise ValueError(
                 f"the shards have schema version {version}, this gazeprep reads {SCHEMA_VERSION}; build them again"
             )
-        try:
-            index = pq.read_table(io.BytesIO(self._store.read("index.parquet")))
-        except (OSError, pa.ArrowException) as error:
-            raise ValueError(f"index.parquet {_unreadable(error)}") from None
-        self.index = index.to_pandas().set_index("key", drop=False)
+        self.index: Any = _read_index(self._store, self.manifest).set_index("key", drop=False)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -264,24 +280,32 @@ class ShardFolder:
     def member(self, key: str, role: str) -> bytes:
         """Read one member's bytes; role is image, gaze, json or maps."""
         row = self.row(key)
-        shard, length = str(row["shard"]), int(row[f"{role}_length"])
+        place = Place(int(row[f"{role}_offset"]), int(row[f"{role}_length"]))
+        shard = str(row["shard"])
         try:
-            data = self._store.part(shard, int(row[f"{role}_offset"]), length)
+            block = self._store.part(shard, place.header, BLOCK + place.length)
         except OSError as error:
             raise ValueError(f"{shard} {_unreadable(error)}") from None
-        if len(data) != length:
-            raise ValueError(f"{shard} is shorter than its index says: copy it again, or run the build again")
-        return data
+        try:
+            return member_of(block, key, role, place)
+        except ValueError as error:
+            raise ValueError(f"{shard} {error}: copy shards and index again, or run the build again") from None
 
     def sample(self, key: str) -> LoadedSample:
-        """Read one whole sample."""
-        return LoadedSample(
-            key=key,
-            image=self.member(key, "image"),
-            gaze=read_npz(self.member(key, "gaze")),
-            maps=np.load(io.BytesIO(self.member(key, "maps")), allow_pickle=False),
-            record=json.loads(self.member(key, "json")),
-        )
+        """Read one whole sample; raises ValueError where its bytes are damaged."""
+        members = {role: self.member(key, role) for role in MEMBERS}
+        try:
+            return LoadedSample(
+                key=key,
+                image=members["image"],
+                gaze=read_npz(members["gaze"]),
+                maps=read_npy(members["maps"]),
+                record=json.loads(members["json"]),
+            )
+        except (ValueError, RecursionError) as error:  # of json, whose message may quote what it read
+            why = str(error) if type(error) is ValueError else type(error).__name__
+            shard = self.row(key)["shard"]
+            raise ValueError(f"{shard} {key} is damaged: {why}; copy the shard again, or run the build again") from None
 
 
 def _read_manifest(store: Store) -> dict[str, Any]:
@@ -294,11 +318,88 @@ def _read_manifest(store: Store) -> dict[str, Any]:
     return manifest
 
 
+def _read_index(store: Store, manifest: Mapping[str, Any]) -> pd.DataFrame:
+    """Read the index that the manifest lists: one of another build would place samples where others lie."""
+    try:
+        data = store.read("index.parquet")
+        index = pq.read_table(io.BytesIO(data)).to_pandas()
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"index.parquet {_unreadable(error)}") from None
+    if table_facts({"index.parquet": data})["index.parquet"] != manifest["tables"]["index.parquet"]:
+        raise ValueError(
+            "index.parquet is not the one that dataset.json lists: its bytes were changed, or it is another build's; "
+            "copy both again, or run the build again"
+        )
+    odd = [name for name in index["shard"].unique() if not SHARD_NAME.fullmatch(name)]
+    if odd:
+        raise ValueError(f"index.parquet names {len(odd)} shards that no build writes; run gazeprep lint")
+    return index
+
+
 def _unreadable(error: Exception) -> str:
     return f"cannot be read ({type(error).__name__}): copy it again, check its permissions, or run the build again"
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where the index says that a member's bytes lie in its shard; raises ValueError where no member can."""
+
+    start: int
+    length: int
+
+    def __post_init__(self) -> None:
+        if self.start < BLOCK or self.length < 0:
+            raise ValueError(
+                f"no member of a shard lies at byte {self.start} with {self.length} bytes; lint the folder"
+            )
+
+    @property
+    def header(self) -> int:
+        """Where the member's tar header lies."""
+        return self.start - BLOCK
+
+
+def member_of(block: bytes, key: str, role: str, place: Place) -> bytes:
+    """Return a member's bytes from those of the tar from its header on.
+
+    Raises ValueError where they end early, or the header is of another key, role or length: an index that was swapped.
+    """
+    if len(block) != BLOCK + place.length:
+        raise ValueError(f"is shorter than its index says for {key}")
+    suffixes = (SUFFIX[role],) if role in SUFFIX else IMAGE_SUFFIXES
+    named = block[:100].rstrip(b"\0") in {f"{key}.{suffix}".encode() for suffix in suffixes}
+    if not named or block[124:135] != b"%011o" % place.length:
+        raise ValueError(f"holds something else where its index places the {role} of {key}")
+    return block[BLOCK:]
+
+
+def read_npy(data: bytes) -> npt.NDArray[Any]:
+    """Read the array of an npy from bytes; raises ValueError where it is damaged, pickled, or claims other bytes."""
+    file = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    except _HEADER_ERRORS as error:
+        raise ValueError(f"an array's header cannot be read ({type(error).__name__})") from None
+    if dtype.hasobject:
+        raise ValueError("an array is pickled (allow_pickle), which runs code when it is loaded")
+    held = len(data) - file.tell()
+    claimed = math.prod(shape) * dtype.itemsize
+    if version != (1, 0) or min(shape, default=0) < 0 or not dtype.itemsize or claimed != held:
+        raise ValueError(f"an array's header claims other bytes than the {held} that follow")
+    array: npt.NDArray[Any] = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    return array
+
+
 def read_npz(data: bytes) -> dict[str, npt.NDArray[Any]]:
-    """Read every array of an npz from bytes; a pickled one is refused."""
-    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+    """Read every array of an npz from bytes; raises ValueError as `read_npy` does, or where it unpacks to more."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = archive.infolist()
+            is_plain = sum(member.file_size for member in members) <= len(data)
+            arrays = {member.filename: archive.read(member) for member in members} if is_plain else {}
+    except _ZIP_ERRORS as error:
+        raise ValueError(f"the npz cannot be read ({type(error).__name__})") from None
+    if not is_plain:
+        raise ValueError("the npz claims to hold more than its own bytes")
+    return {name.removesuffix(".npy"): read_npy(array) for name, array in arrays.items()}

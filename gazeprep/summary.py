@@ -1,6 +1,5 @@
 """What a folder of shards holds, in numbers: tables of counts, distributions, readings worth a look, a few cases."""
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from gazeprep.schema import CHEXPERT_LABELS, SPLITS, FloatArray
-from gazeprep.shards import ShardFolder, read_npz
+from gazeprep.shards import ShardFolder, read_npy, read_npz
 
 LABEL_STATES = {1: "present", 0: "absent", -1: "uncertain", -2: "not mentioned"}
 BINS = 24  # about; a bin's width is a round number
@@ -130,10 +129,7 @@ def mean_maps(folder: ShardFolder) -> dict[str, FloatArray]:
     """Return the mean of the whole-reading maps (rows, cols) of each dataset: a flip or a shift of all gaze shows."""
     found = {}
     for dataset, of in folder.index[folder.index["has_gaze"]].groupby("dataset"):
-        total = sum(
-            np.load(io.BytesIO(folder.member(key, "maps")), allow_pickle=False)[0].astype(np.float64)
-            for key in of["key"]
-        )
+        total = sum(read_npy(folder.member(key, "maps"))[0].astype(np.float64) for key in of["key"])
         found[str(dataset)] = np.asarray(total / len(of))
     return found
 

@@ -7,9 +7,6 @@ through mmap, remote ones (any fsspec path) by byte range. Files are opened in t
 import json
 import mmap
 import os
-import struct
-import zipfile
-import zlib
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,7 +24,7 @@ from cogaze.data.transforms import GazeColumns, Record, ViewConfig, gaze_maps, v
 from gazeprep.images import GrayImage, decode
 from gazeprep.maps import Grid
 from gazeprep.schema import CHEXPERT_LABELS, LABEL_ABSENT, InputError, Split
-from gazeprep.shards import ShardFolder, read_npz
+from gazeprep.shards import BLOCK, Place, ShardFolder, member_of, read_npz
 
 VIEWS = ("PA", "AP", "LATERAL", "UNK")
 VIEW_NUMBER = {"PA": 0, "AP": 1, "LATERAL": 2, "LL": 2}  # the rest is UNK
@@ -38,7 +35,7 @@ OPEN_SHARDS = 64
 BESIDE = "auto"  # of DatasetConfig.features: in the folder of the shards
 
 # What damaged bytes, or bytes of another shard, raise on their way to an example.
-DAMAGE = (OSError, ValueError, LookupError, TypeError, EOFError, struct.error, zipfile.BadZipFile, zlib.error)
+DAMAGE = (OSError, ValueError, LookupError, TypeError, RecursionError)
 
 
 REBUILD = "compare the shard's sha256 with dataset.json, copy or build it again"
@@ -336,7 +333,8 @@ class ShardDataset(Dataset[Example]):
     def _read(self, row: int, member: str) -> bytes:
         table, column = self.table, READ_MEMBERS.index(member)
         shard = table.shard_names[table.shard[row]]
-        return self.files.read(shard, int(table.start[row, column]), int(table.length[row, column]))
+        place = Place(int(table.start[row, column]), int(table.length[row, column]))
+        return member_of(self.files.read(shard, place.header, BLOCK + place.length), table.name(row), member, place)
 
     def _filler(self, row: int) -> Example:
         """Fill a place: nothing of it counts, and no tower sees an input that it cannot take."""
