@@ -1,4 +1,4 @@
-"""The command line: gazeprep synth | build | finalize | info | preview | report."""
+"""The command line: a verb of COMMANDS and its options."""
 
 import sys
 from collections.abc import Callable
@@ -20,6 +20,7 @@ from gazeprep.selection import chosen_keys, select
 from gazeprep.shards import ShardFolder
 from gazeprep.stores import local_path
 from gazeprep.tasks import Task, build_task, finalize
+from gazeprep.workers import LostWorkerError
 
 STOPPED = 130  # exit code after Ctrl-C
 GO_ON = "finished shards stay, run the same command to go on"
@@ -33,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(named.get("out"), Path) and options.command != "build":  # which alone writes to URLs
             local_path(named.out)
         command(named)
-    except (ValueError, BuildError) as error:
+    except (ValueError, BuildError, LostWorkerError) as error:
         return _stopped(options.command, str(error), 1)
     except OSError as error:
         problem = f"a file or folder cannot be used ({error.strerror or type(error).__name__})"
@@ -265,7 +266,7 @@ def _run_export(options: Namespace) -> None:
     report, show = export(config), _printer()
     for what, count in report.counts.items():
         show(f"noted: {count} x {what}")
-    show(f"{report.samples} samples, {options.format}")
+    show(f"{report.written} of {report.samples} chosen samples, {options.format}")
 
 
 def _run_info(options: Namespace) -> None:

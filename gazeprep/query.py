@@ -71,7 +71,10 @@ def _check_query(query: str, columns: set[str]) -> None:
         raise ValueError("the query calculates with text or lists; calculate with numbers and columns alone")
     unknown = [node.id for node in nodes if isinstance(node, ast.Name) and node.id not in columns]
     if unknown:
-        raise ValueError(f"the query names what is no column; columns are {', '.join(sorted(columns))}")
+        raise ValueError(
+            "the query names what is no column; text stands in quotes, as in view_position == 'PA'; columns are "
+            + ", ".join(sorted(columns))
+        )
 
 
 def _is_number(node: ast.AST) -> bool:

@@ -561,7 +561,9 @@ def test_the_command_prints_counts_and_no_report_text_or_source_id(shards, sampl
     (tmp_path / "empty").mkdir()
     assert main(["export", str(shards), "--format=egma", f"--out={tmp_path / 'empty'}", "--source-ids"]) == 0
     said = "".join(capsys.readouterr())
-    assert f"{len(samples)} samples, egma\n" in said
+    written = len(pd.concat(pd.read_csv(path) for path in (tmp_path / "empty").glob("*.csv")))
+    assert f"{written} of {len(samples)} chosen samples, egma\n" in said
+    assert 0 < written < len(samples)
     assert "x samples left out: no gaze\n" in said
     for sample in samples.values():
         ids = [sample.record[f"{one}_id"] for one in ("dicom", "study", "subject", "reading")]

@@ -321,7 +321,7 @@ def test_queries(query, taken):
         ("fixations ** 99999999 > 1", "holds Pow"),
         ("fixations @ sentences", "holds MatMult"),
         ("split == 'a' * 999999999", "calculates with text or lists"),
-        ("patient == 3", "what is no column; columns are Atelectasis"),
+        ("patient == 3", "what is no column; text stands in quotes"),
         ("__builtins__ == 3", "what is no column"),
         ("`split` == 3", "no expression"),
         ("x = 1", "no expression"),

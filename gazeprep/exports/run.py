@@ -15,6 +15,7 @@ from gazeprep.schema import SPLITS
 from gazeprep.shards import LoadedSample, ShardFolder, write_json
 from gazeprep.stores import folder_appearing_whole
 
+LEFT_OUT = "samples left out: "  # so a writer begins the count of those that it has no place for
 Format = Literal["npz", "png16", "fiftyone", "coco", "cogaze", "egma"]
 FORMATS: tuple[str, ...] = get_args(Format)
 MAP_GRIDS: tuple[str, ...] = get_args(MapGrid)
@@ -57,6 +58,11 @@ class ExportReport:
 
     samples: int
     counts: dict[str, int]
+
+    @property
+    def written(self) -> int:
+        """Count the samples that this format has a place for."""
+        return self.samples - sum(count for what, count in self.counts.items() if what.startswith(LEFT_OUT))
 
 
 class Writer(Protocol):
