@@ -19,9 +19,18 @@ def mask_of_runs(runs: Sequence[str], width_px: int, height_px: int) -> Mask:
     """
     flat = np.zeros(width_px * height_px, dtype=np.bool_)
     for text in runs:
-        for start, end in _spans(text, len(flat)):
+        for start, end in run_spans(text, len(flat)):
             flat[start:end] = True
     return flat.reshape(width_px, height_px).T
+
+
+def runs_of_mask(mask: Mask) -> str:
+    """Return a mask (rows, cols) as one text of run lengths, "" for an empty one: `mask_of_runs` undoes it."""
+    padded = np.concatenate([[False], mask.T.reshape(-1), [False]])
+    spans = np.flatnonzero(padded[1:] != padded[:-1]).reshape(-1, 2)
+    ends_before = np.concatenate([[0], spans[:-1, 1]]) if len(spans) else spans[:, 0]
+    pairs = np.stack([spans[:, 0] - ends_before, spans[:, 1] - spans[:, 0]], axis=1)
+    return " ".join(map(str, pairs.reshape(-1).tolist()))
 
 
 def mask_of_boxes(boxes: Sequence[Rectangle], width_px: int, height_px: int) -> Mask:
@@ -38,8 +47,11 @@ def mask_of_boxes(boxes: Sequence[Rectangle], width_px: int, height_px: int) -> 
     return mask
 
 
-def _spans(text: str, pixels: int) -> list[tuple[int, int]]:
-    """Return the first pixel and the one after the last of each run."""
+def run_spans(text: str, pixels: int) -> list[tuple[int, int]]:
+    """Return the first pixel and the one after the last of each run, in an image of so many pixels.
+
+    Raises ValueError as `mask_of_runs` does.
+    """
     values = text.split()
     if len(values) % 2 or not all(value.isascii() and value.isdigit() for value in values):
         raise ValueError(

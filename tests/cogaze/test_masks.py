@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cogaze.evaluate.masks import mask_of_boxes, mask_of_runs
+from cogaze.evaluate.masks import mask_of_boxes, mask_of_runs, runs_of_mask
 
 
 def test_runs_are_relative_and_go_down_the_columns():
@@ -27,11 +27,11 @@ def test_runs_and_masks_are_inverse():
     random = np.random.default_rng(0)
     for width, height in [(1, 1), (7, 3), (3, 7), (16, 16)]:
         mask = random.random((height, width)) < 0.4
-        runs = [runs_of(mask)] if mask.any() else []
-        np.testing.assert_array_equal(mask_of_runs(runs, width, height), mask)
+        assert runs_of_mask(mask) == walked(mask)
+        np.testing.assert_array_equal(mask_of_runs([walked(mask)], width, height), mask)
 
 
-def runs_of(mask):
+def walked(mask):
     """Encode by walking over every pixel, column by column."""
     values, gap, length = [], 0, 0
     for pixel in [*mask.T.reshape(-1), False]:
@@ -48,6 +48,7 @@ def runs_of(mask):
 def test_no_runs_are_an_empty_mask():
     assert mask_of_runs([], 4, 3).shape == (3, 4)
     assert not mask_of_runs([], 4, 3).any()
+    assert runs_of_mask(np.zeros((3, 4), dtype=bool)) == ""
 
 
 BAD = {
