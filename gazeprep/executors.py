@@ -10,23 +10,19 @@ are cores; it yields the reports as they come. Another scheduler needs nothing m
     build(config, executor=dask_tasks)
 """
 
-import ctypes
 import multiprocessing
 import os
 import signal
-import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
-from multiprocessing.process import BaseProcess
 from typing import Any, Literal, Protocol
 
 import cv2
 
 from gazeprep.jobs import BuildError, Job, JobReport, end_early_at
+from gazeprep.workers import LOST_WORKER, LostWorkerError, worker_pool
 
 ExecutorName = Literal["local", "inline", "ray"]
 Run = Callable[[Job], JobReport]  # can be pickled
@@ -35,12 +31,8 @@ ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "
 # glibc gives the memory of every full-size picture back and faults it in anew, a quarter of the time
 KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**28)}
 WORKER_ENVIRONMENT = ONE_THREAD | KEPT_MEMORY
-PR_SET_PDEATHSIG = 1  # of Linux's prctl
 RETRIES = 3  # of a job whose Ray worker died
-LOST_WORKER = (
-    "a worker process died, often for lack of memory; finished shards stay: run the same command again, with fewer "
-    "workers if it recurs"
-)
+GO_ON = "finished shards stay: run the same command again, with fewer workers if it recurs"
 
 
 class Executor(Protocol):
@@ -62,17 +54,17 @@ def inline(run: Run, jobs: Sequence[Job], workers: int) -> Iterator[JobReport]:
 def local_pool(run: Run, jobs: Sequence[Job], workers: int) -> Iterator[JobReport]:
     """Run jobs in a pool of spawned processes, each with one BLAS and OpenCV thread."""
     workers = min(workers or os.cpu_count() or 1, max(len(jobs), 1))
-    context = multiprocessing.get_context("spawn")  # a fork would copy this process's threads and locks
-    stop = context.RawValue("b", 0)  # without a lock, which a worker killed at the wrong moment would keep
-    with _environment(WORKER_ENVIRONMENT), ProcessPoolExecutor(workers, context, _start_worker, (stop,)) as pool:
-        try:
-            yield from _as_finished(pool, ((run, job) for job in jobs), at_once=2 * workers)
-        except BrokenProcessPool:
-            script = "a script that calls build() needs its if __name__ == '__main__' line"
-            raise BuildError(f"{LOST_WORKER} ({script})") from None
-        finally:
-            stop.value = 1  # on an error or Ctrl-C, running jobs end at their next sample
-            pool.shutdown(wait=True, cancel_futures=True)
+    stop = multiprocessing.get_context("spawn").RawValue("b", 0)  # no lock, which a killed worker could keep
+    try:
+        with _environment(WORKER_ENVIRONMENT), worker_pool(workers, end_early_at, stop) as pool:
+            try:
+                yield from _as_finished(pool, ((run, job) for job in jobs), at_once=2 * workers)
+            finally:
+                stop.value = 1  # on an error or Ctrl-C, running jobs end at their next sample
+                pool.shutdown(wait=True, cancel_futures=True)
+    except LostWorkerError:
+        script = "a script that calls build() needs its if __name__ == '__main__' line"
+        raise BuildError(f"{LOST_WORKER}; {GO_ON} ({script})") from None
 
 
 def _as_finished(pool: ProcessPoolExecutor, calls: Iterator[Any], at_once: int) -> Iterator[JobReport]:
@@ -92,22 +84,6 @@ def _submit(pool: ProcessPoolExecutor, calls: Iterator[Any], count: int) -> set[
         return {pool.submit(*call) for call in islice(calls, count)}
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-
-
-def _start_worker(stop: Any) -> None:
-    """Prepare a worker: one thread, gone when the parent is; `stop.value` is not 0 where it should end early."""
-    end_early_at(stop)
-    cv2.setNumThreads(1)
-    if sys.platform == "linux":  # at once, whatever it does: the next build may write the same shards otherwise
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
-
-
-def _leave_with(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
 
 
 @contextmanager
@@ -153,7 +129,7 @@ def ray_tasks(run: Run, jobs: Sequence[Job], workers: int) -> Iterator[JobReport
     except RayTaskError as error:
         raise error.cause from None
     except WorkerCrashedError:
-        raise BuildError(LOST_WORKER) from None
+        raise BuildError(f"{LOST_WORKER}; {GO_ON}") from None
     finally:
         if started:
             ray.shutdown()

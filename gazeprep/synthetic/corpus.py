@@ -1,10 +1,8 @@
 """Writes a whole synthetic corpus: subject by subject, then the tables they share."""
 
-import multiprocessing
 import os
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import accumulate
@@ -16,6 +14,7 @@ from gazeprep.synthetic import egd, mimic, reflacx, truth
 from gazeprep.synthetic.cast import Role, role_of
 from gazeprep.synthetic.model import Settings, Subject, make_subject
 from gazeprep.synthetic.tables import Tables, write_json
+from gazeprep.workers import worker_pool
 
 FOLDERS = ("reflacx", "egd-cxr", "mimic-cxr", "mimic-cxr-jpg")
 
@@ -131,8 +130,7 @@ def _each(job: "partial[_Written]", parts: list[tuple[Role, int]], workers: int)
     if workers <= 1:
         yield from map(job, parts)
         return
-    # spawned, not forked: OpenCV and pyarrow hold threads
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with worker_pool(workers) as pool:
         yield from pool.map(job, parts, chunksize=4)
 
 
