@@ -162,7 +162,7 @@ class Encoder:
             for seen in self._seen(images, batches, with_context=with_context):
                 yield {"pooled": F.normalize(seen.pooled.float(), dim=-1)}
 
-        return rows_in_order(batches_of(len(images), batch), encode, self.device)["pooled"].astype(np.float64)
+        return rows_in_order(batches_of(len(images), batch), encode)["pooled"].astype(np.float64)
 
     def embedded(self, images: Images, *, with_context: bool = False, batch: int = BATCH) -> Embedded:
         """Return images as what is compared with texts."""
@@ -208,7 +208,7 @@ class Encoder:
                     )
                 }
 
-        rows = rows_in_order(batches_of(len(images), batch), encode, self.device)["attention"].astype(np.float64)
+        rows = rows_in_order(batches_of(len(images), batch), encode)["attention"].astype(np.float64)
         return [rows[start:stop] for start, stop in pairwise(starts)]
 
     def _looked(self, sentences: Tensor, patches: Tensor, mask: Tensor) -> Tensor:
@@ -258,7 +258,7 @@ class Encoder:
                 tokens = self.tokens([prompt.format(**{name: texts[number].strip()}).strip() for number in batch])
                 yield {"text": F.normalize(vectors_of(tokens).float(), dim=-1)}
 
-        return rows_in_order(batches_of(len(texts), TEXTS), encode, self.device)["text"].astype(np.float64)
+        return rows_in_order(batches_of(len(texts), TEXTS), encode)["text"].astype(np.float64)
 
     def _seen(self, images: Images, batches: Sequence[range], *, with_context: bool = False) -> Iterator[Features]:
         """Read batches of images, ahead in worker processes if there are any, and deliver their features."""

@@ -1,5 +1,7 @@
 """Metrics as functions of arrays."""
 
+from bisect import bisect_left
+
 import numpy as np
 import numpy.typing as npt
 from scipy.special import gammaln
@@ -29,29 +31,25 @@ def auroc(
     return areas
 
 
-def first_hit_ranks(similarity: npt.NDArray[np.floating], hits: BoolArray) -> FloatArray:
-    """Rank (queries,), from 1, of each query's most similar hit; candidates that tie with it count half.
-
-    similarity, hits: (queries, candidates); every query has a hit.
-    """
-    best = np.where(hits, similarity, -np.inf).max(axis=1, keepdims=True)
-    above = (~hits & (similarity > best)).sum(axis=1)
-    tied = (~hits & (similarity == best)).sum(axis=1)
-    return np.asarray(1 + above + tied / 2, dtype=np.float64)
-
-
-def chance_recall(hits: BoolArray, k: int) -> float:
+def chance_recall(relevant: npt.NDArray[np.integer], candidates: int, k: int) -> float:
     """Expected share of queries with a hit among the first k of a random order, 1 - C(n - hits, k) / C(n, k).
 
-    hits: (queries, candidates).
+    relevant: (queries,), how many of the candidates are hits of each.
     """
-    n, miss = hits.shape[1], (~hits).sum(axis=1)
-    if k >= n:
-        return 1.0
-    never = gammaln(miss + 1) - gammaln(np.maximum(miss - k, 0) + 1) - gammaln(n + 1) + gammaln(n - k + 1)
-    return float(np.mean(1 - np.where(miss >= k, np.exp(never), 0.0)))
+    return float(np.mean(share_with_hit(np.asarray(relevant), np.full(len(relevant), candidates), k)))
 
 
-def chance_rank(hits: BoolArray) -> float:
-    """Median over queries of the first hit's expected rank in a random order, (n + 1) / (hits + 1)."""
-    return float(np.median((hits.shape[1] + 1) / (hits.sum(axis=1) + 1)))
+def share_with_hit(hits: npt.ArrayLike, size: npt.ArrayLike, drawn: npt.ArrayLike) -> FloatArray:
+    """Probability of one hit at least among `drawn` of `size` things of which `hits` are some, all (rows,)."""
+    hits, size, drawn = (np.asarray(one, dtype=np.float64) for one in (hits, size, drawn))
+    miss = size - hits
+    never = gammaln(miss + 1) - gammaln(np.maximum(miss - drawn, 0) + 1)
+    never = never - gammaln(size + 1) + gammaln(np.maximum(size - drawn, 0) + 1)
+    return np.asarray(1 - np.where(miss >= drawn, np.exp(never), 0.0), dtype=np.float64)
+
+
+def chance_rank(relevant: npt.NDArray[np.integer], candidates: int) -> float:
+    """Median rank of the first hit in a random order, over all queries and orders: where recall reaches one half."""
+    return float(
+        bisect_left(range(1, candidates + 1), 0.5 - 1e-9, key=lambda k: chance_recall(relevant, candidates, k)) + 1
+    )

@@ -45,13 +45,11 @@ def batches_of(count: int, size: int) -> list[range]:
 def rows_in_order(
     batches: Sequence[T],
     encode: Callable[[Sequence[T]], Iterable[Mapping[str, Tensor]]],
-    device: torch.device | str = "cpu",
 ) -> Rows:
     """Encode each batch in one of the processes; every process gets the rows of all, in the order of the batches.
 
-    encode: some of the batches to named tensors (rows, ...) for each. device: where processes exchange rows. A batch
-    is the same on any number of processes, so its rows are. Raises OtherProcessError where another process failed,
-    instead of waiting for it.
+    encode: some of the batches to named tensors (rows, ...) for each. A batch is the same on any number of processes,
+    so its rows are. Raises OtherProcessError where another process failed, instead of waiting for it.
     """
     process = Process.current()
     done: list[dict[str, Tensor]] = []
@@ -61,7 +59,7 @@ def rows_in_order(
     except Exception as error:  # noqa: BLE001 - the other processes have to hear of whatever it is
         fault = error
     if process.count > 1:
-        done = _exchanged(done, fault, len(batches), device)
+        done = _exchanged(done, fault, len(batches))
     elif fault is not None:
         raise fault
     if not done:
@@ -69,9 +67,7 @@ def rows_in_order(
     return {name: torch.cat([one[name].cpu() for one in done]).numpy() for name in done[0]}
 
 
-def _exchanged(
-    own: list[dict[str, Tensor]], fault: Exception | None, count: int, device: torch.device | str
-) -> list[dict[str, Tensor]]:
+def _exchanged(own: list[dict[str, Tensor]], fault: Exception | None, count: int) -> list[dict[str, Tensor]]:
     """Gather the batches of all processes in order; raises this process's fault, or that another one had one."""
     process = Process.current()
     stated = {name: (tensor.shape[1:], tensor.dtype) for name, tensor in own[0].items()} if own else {}
@@ -84,6 +80,7 @@ def _exchanged(
         raise OtherProcessError("another process could not encode its part")
     forms: dict[str, Any] = next((form for _, form, _ in reports if form), {})
     sizes = [rows for _, _, rows in reports]
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
     parts: list[dict[str, Tensor]] = [{} for _ in range(count)]
     for name, (shape, dtype) in forms.items():
         joined = torch.cat([one[name] for one in own]) if own else torch.empty((0, *shape), dtype=dtype)
