@@ -9,7 +9,7 @@ import tarfile
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from gazeprep.transcripts import Span
 
 SHARD_NAME = re.compile(rf"(?P<split>{'|'.join(SPLITS)})/(?P=split)-\d{{5,}}\.tar")
 KEY = re.compile(r"[a-z0-9-]+-[0-9a-f]{12}")
+LISTED = ("synthetic", "sources", "config", "versions", "counts", "shards", "tables")  # in dataset.json
 # What numpy's reading of an array's header raises, which it parses as Python, and zipfile on damaged bytes.
 _HEADER_ERRORS = (
     ValueError,
@@ -261,6 +262,7 @@ class ShardFolder:
             raise ValueError(
                 f"the shards have schema version {version}, this gazeprep reads {SCHEMA_VERSION}; build them again"
             )
+        _check_age("dataset.json", LISTED, self.manifest)
         self.index: Any = _read_index(self._store, self.manifest).set_index("key", drop=False)
 
     def __len__(self) -> int:
@@ -322,18 +324,29 @@ def _read_index(store: Store, manifest: Mapping[str, Any]) -> pd.DataFrame:
     """Read the index that the manifest lists: one of another build would place samples where others lie."""
     try:
         data = store.read("index.parquet")
-        index = pq.read_table(io.BytesIO(data)).to_pandas()
-    except (OSError, pa.ArrowException) as error:
+        table = pq.read_table(io.BytesIO(data))
+        table.validate(full=True)
+        index = table.to_pandas()
+    except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
         raise ValueError(f"index.parquet {_unreadable(error)}") from None
     if table_facts({"index.parquet": data})["index.parquet"] != manifest["tables"]["index.parquet"]:
         raise ValueError(
             "index.parquet is not the one that dataset.json lists: its bytes were changed, or it is another build's; "
             "copy both again, or run the build again"
         )
+    _check_age("index.parquet", INDEX_SCHEMA.names, index)
     odd = [name for name in index["shard"].unique() if not SHARD_NAME.fullmatch(name)]
+    odd += [key for key in index["key"] if not KEY.fullmatch(key)]  # exports name files by it
     if odd:
-        raise ValueError(f"index.parquet names {len(odd)} shards that no build writes; run gazeprep lint")
+        raise ValueError(f"index.parquet names {len(odd)} shards or keys that no build writes; run gazeprep lint")
     return index
+
+
+def _check_age(name: str, expected: Iterable[str], found: Container[str]) -> None:
+    """Raise ValueError where a table or the manifest lacks what versions before this one did not write."""
+    lacking = [one for one in expected if one not in found]
+    if lacking:
+        raise ValueError(f"{name} lacks {', '.join(lacking)}: an earlier gazeprep wrote it; build the shards again")
 
 
 def _unreadable(error: Exception) -> str:

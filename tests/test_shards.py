@@ -9,20 +9,32 @@ import shutil
 import subprocess
 import tarfile
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from recorded import SMALL, sources_of, tree
 
 from gazeprep import render
 from gazeprep.build import BuildConfig, build
 from gazeprep.cases import Sources
+from gazeprep.cli import main
 from gazeprep.images import Resize
 from gazeprep.samples import MapConfig, PictureConfig, SampleConfig
 from gazeprep.schema import CHEXPERT_LABELS, FIXATION_COLUMNS, SENTENCE_COLUMNS, WORD_COLUMNS
-from gazeprep.shards import FolderLock, Sample, ShardFolder, fixations_from_member, sample_key, write_json, write_tar
+from gazeprep.shards import (
+    FolderLock,
+    Sample,
+    ShardFolder,
+    fixations_from_member,
+    sample_key,
+    table_facts,
+    write_json,
+    write_tar,
+)
 
 SUFFIXES = ["gaze.npz", "json", "maps.npy", "png"]
 COLUMNS = [*FIXATION_COLUMNS, *WORD_COLUMNS, *SENTENCE_COLUMNS]
@@ -383,6 +395,27 @@ def test_a_manifest_of_another_kind_is_refused(tmp_path, content, message):
     (tmp_path / "dataset.json").write_text(content)
     with pytest.raises(ValueError, match=message):
         ShardFolder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("lacking", "message"),
+    [
+        ({"tables": None}, "dataset.json lacks tables: an earlier gazeprep wrote it; build the shards again"),
+        ({"counts": None, "versions": None}, "dataset.json lacks versions, counts: an earlier gazeprep wrote it"),
+        ({"labels": None, "study": None}, "index.parquet lacks study, labels: an earlier gazeprep wrote it; build"),
+    ],
+)
+def test_a_folder_of_an_earlier_version_is_told_so(shards, tmp_path, capsys, lacking, message):
+    copy = Path(shutil.copytree(shards, tmp_path / "copy"))
+    manifest = json.loads((copy / "dataset.json").read_text())
+    index = pq.read_table(copy / "index.parquet")
+    pq.write_table(index.drop_columns([name for name in lacking if name in index.schema.names]), copy / "index.parquet")
+    manifest["tables"] |= table_facts({"index.parquet": (copy / "index.parquet").read_bytes()})
+    kept = {name: value for name, value in manifest.items() if name not in lacking}
+    (copy / "dataset.json").write_text(json.dumps(kept))
+    for command in (["report"], ["agreement"], ["select", "--query=has_gaze"]):
+        assert main([*command, str(copy)]) == 1
+        assert message in capsys.readouterr().err
 
 
 def test_missing_and_shortened_files_are_named(shards, tmp_path):
