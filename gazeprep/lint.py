@@ -3,19 +3,16 @@
 import hashlib
 import io
 import json
-import multiprocessing
 import os
 import re
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import cv2
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,6 +31,7 @@ from gazeprep.shards import (
     sample_key,
 )
 from gazeprep.stores import Store, open_store
+from gazeprep.workers import worker_pool
 
 MANIFEST, INDEX, REJECTED = "dataset.json", "index.parquet", "rejected.parquet"
 MANIFEST_FIELDS = {"schema_version", "synthetic", "sources", "config", "versions", "counts", "shards", "tables"}
@@ -291,8 +289,7 @@ def _run(tasks: list[_Shard], workers: int, watch: Watcher | None) -> Iterator[_
         for task in tasks:
             yield _watched(_check_shard(task), task, len(tasks), watch)
         return
-    context = multiprocessing.get_context("spawn")  # a fork would copy this process's threads and locks
-    with ProcessPoolExecutor(workers, context, cv2.setNumThreads, (1,)) as pool:
+    with worker_pool(workers) as pool:
         for task, checked in zip(tasks, pool.map(_check_shard, tasks), strict=True):
             yield _watched(checked, task, len(tasks), watch)
 
