@@ -96,7 +96,8 @@ def test_without_lists_patients_are_split_by_a_hash_that_is_told(twin):
 
 def test_other_list_lengths_than_published_are_noted(twin):
     notes = read_rsna(*twin[:2]).notes
-    assert notes["ids too many or too few in the list of test, published are 4003"] == 4003 - 6
+    assert notes["ids in the list of test too many or too few, published are 4003"] == 4003 - 6
+    assert notes["patients of the table too many or too few, published are 26684"] == 26684 - 40
 
 
 def edit(path, before, after):

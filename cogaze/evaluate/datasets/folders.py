@@ -90,6 +90,11 @@ def with_picture(
     return kept
 
 
+def note_count(notes: Notes, what: str, found: int, published: int) -> None:
+    """Note how far a count is from the published one: part of a release, or another release."""
+    notes[f"{what} too many or too few, published are {published}"] += abs(found - published)
+
+
 def counted(notes: Notes) -> dict[str, int]:
     """Return the notes that have a count."""
     return {reason: count for reason, count in notes.items() if count}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cogaze.evaluate.datasets.folders import Notes, release_folder
+from cogaze.evaluate.datasets.folders import Notes, note_count, release_folder
 from cogaze.evaluate.records import EvalImage
 from gazeprep.splits import HashSplit, hash_split
 
@@ -51,8 +51,7 @@ def read_lists(folder: Path, form: ListForm, dataset: str, notes: Notes) -> dict
         names = ", ".join(names[0] for names in form.files.values())
         raise ValueError(f"{dataset}: the folder of lists has no {form.files['test'][0]}; it may hold {names}")
     for part, ids in found.items():
-        wanted = form.published.get(part, len(ids))
-        notes[f"ids too many or too few in the list of {part}, published are {wanted}"] += abs(len(ids) - wanted)
+        note_count(notes, f"ids in the list of {part}", len(ids), form.published.get(part, len(ids)))
     return found
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from cogaze.evaluate.datasets.nih import read_nih
 from cogaze.evaluate.datasets.rsna import read_rsna
 from cogaze.evaluate.datasets.siim import read_siim
 from cogaze.evaluate.records import EvalSet
@@ -12,6 +13,7 @@ from cogaze.evaluate.records import EvalSet
 READERS: Mapping[str, Callable[..., EvalSet]] = {
     "rsna": read_rsna,
     "siim": read_siim,
+    "nih": read_nih,
 }
 
 

@@ -15,6 +15,7 @@ from cogaze.evaluate.datasets.folders import (
     counted,
     find_file,
     need_file,
+    note_count,
     pictures_below,
     release_folder,
     with_picture,
@@ -53,6 +54,7 @@ def read_rsna(
         raise ValueError(f"{NAME}: boxes is {boxes!r}, must be 'vendor' or 'cogaze'")
     root, notes = release_folder(root, NAME), Notes()
     patients = _patients(need_file(root, [LABELS], NAME))
+    note_count(notes, "patients of the table", len(patients), 26684)
     _check_classes(root, patients, notes)
     pictures = by_stem(pictures_below(root, ["stage_2_train_images"], "rsna"), NAME)
     images, outside = {}, 0

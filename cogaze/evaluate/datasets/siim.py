@@ -14,6 +14,7 @@ from cogaze.evaluate.datasets.folders import (
     counted,
     find_file,
     need_file,
+    note_count,
     pictures_below,
     release_folder,
     with_picture,
@@ -75,6 +76,7 @@ def read_siim(root: Path, lists: Path | None = None, *, missing: Missing = "refu
         rows, pictures = _dicom_rows(root, notes)
     else:
         rows, pictures = _png_rows(root, names, notes)
+    note_count(notes, "images of the tables", len(rows), 12047)
     _compare(names, rows)
     images = {
         one: _image(one, rows[one], pictures[one], notes) for one in with_picture(rows, pictures, missing, NAME, notes)
