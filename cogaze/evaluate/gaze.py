@@ -11,7 +11,7 @@ from torch import Tensor
 from cogaze.data.collate import Batch
 from cogaze.evaluate.metrics import BoolArray, FloatArray
 from cogaze.models.cogaze import CoGazeOutput
-from gazeprep.metrics import hits_of_map, nss
+from gazeprep.metrics import auc_judd, auc_shuffled, cc, hits_of_map, kl, nss
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ def agreement(held_out: Spoken, trained_on: Spoken) -> dict[str, float]:
     the next sentence of the same image, against this one's gaze. A map that knows nothing has 0.
     """
     average = np.broadcast_to(trained_on.gaze.mean(axis=0), held_out.gaze.shape)
-    following = _next_of_same(held_out.image)
+    following = next_of_same(held_out.image)
     other = following >= 0
     return {
         "sentence NSS": mean_nss(held_out.attention, held_out.gaze, held_out.shown),
@@ -86,7 +86,7 @@ def mean_nss(saliency: FloatArray, gaze: FloatArray, shown: BoolArray) -> float:
     return float(np.mean([nss(one[None, cells], hits_of_map(seen[None, cells])) for one, seen, cells in rows]))
 
 
-def _next_of_same(image: FloatArray) -> FloatArray:
+def next_of_same(image: FloatArray) -> FloatArray:
     """Give each sentence's next one of the same image, the first after the last; -1 for an only one."""
     following = np.full(len(image), -1)
     for number in np.unique(image):
@@ -94,3 +94,67 @@ def _next_of_same(image: FloatArray) -> FloatArray:
         if len(own) > 1:
             following[own] = np.roll(own, -1)
     return following
+
+
+# --- one map after another, against what was looked at
+
+
+@dataclass(frozen=True, eq=False)
+class Gazed:
+    """N texts of held-out readings, single sentences or whole dictations, and where their readers looked.
+
+    gaze (N, P), with mass on shown patches; shown (N, P); subject (N,), for the intervals; elsewhere (P,): gaze on
+    other images, the negatives of the shuffled AUC.
+    """
+
+    gaze: FloatArray
+    shown: BoolArray
+    subject: FloatArray
+    elsewhere: FloatArray
+
+    def __getitem__(self, rows: BoolArray) -> "Gazed":
+        return Gazed(self.gaze[rows], self.shown[rows], self.subject[rows], self.elsewhere)
+
+    def scores(self, saliency: FloatArray) -> "MapScores":
+        """Score a map (N, P) for each text, or one (P,) for all, over the shown patches alone; NaN rows stay NaN."""
+        rows = zip(np.broadcast_to(saliency, self.gaze.shape), self.gaze, self.shown, strict=True)
+        found = [self._scored(one[cells], seen[cells], cells) for one, seen, cells in rows]
+        return MapScores(*np.array(found).reshape(-1, len(METRICS)).T)
+
+    def _scored(self, saliency: FloatArray, gaze: FloatArray, cells: BoolArray) -> tuple[float, ...]:
+        if np.isnan(saliency).any():
+            return (np.nan,) * len(METRICS)
+        one, seen = saliency[None], gaze[None]
+        hits = hits_of_map(seen)
+        return (
+            nss(one, hits),
+            auc_judd(one, hits, negatives="all", thresholds="all"),
+            auc_shuffled(one, hits, hits_of_map(self.elsewhere[None, cells])),
+            cc(one, seen),
+            kl(_with_uniform(one), seen),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class MapScores:
+    """How well maps tell where was looked, each (N,); all but kl are higher where they do better.
+
+    nss: standard deviations. auc: against all shown patches. auc_shuffled: against the gaze on other images. kl: nats,
+    of the gaze from the map with a hundredth of it spread evenly.
+    """
+
+    nss: FloatArray
+    auc: FloatArray
+    auc_shuffled: FloatArray
+    cc: FloatArray
+    kl: FloatArray
+
+
+METRICS = {"NSS": "nss", "AUC": "auc", "shuffled AUC": "auc_shuffled", "CC": "cc", "KL": "kl"}
+UNIFORM_SHARE = 0.01  # of a map, so that nothing is impossible to it, as in gazeprep.agreement
+
+
+def _with_uniform(saliency: FloatArray) -> FloatArray:
+    total = saliency.sum()
+    even = np.full(saliency.shape, 1 / saliency.size)
+    return (1 - UNIFORM_SHARE) * saliency / total + UNIFORM_SHARE * even if total > 0 else even

@@ -1,0 +1,60 @@
+"""GradCAM of how alike an image and a text are: where the tower's last features, moved, would move the similarity."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cogaze.evaluate.canvas import Canvas
+from cogaze.evaluate.encoder import Encoder, Features
+from cogaze.evaluate.metrics import FloatArray
+
+
+def grad_cam(features: Tensor, gradient: Tensor, mask: Tensor) -> Tensor:
+    """Weigh each feature by its mean gradient over the patches, add up, keep what is above 0 (..., P).
+
+    features, gradient (..., P, D); mask (..., P), False where a patch shows no image. Selvaraju et al. 2017.
+    """
+    counted = mask.unsqueeze(-1).to(gradient.dtype)
+    weight = (gradient * counted).sum(dim=-2, keepdim=True) / counted.sum(dim=-2, keepdim=True).clamp(min=1)
+    return (features * weight).sum(dim=-1).relu() * mask
+
+
+def text_saliency(encoder: Encoder, canvas: Canvas, texts: Sequence[str]) -> FloatArray:
+    """Return GradCAM (texts, P) of the similarity of one image, without its context, and each of some texts.
+
+    Of the vision tower's last patch tokens; 0 throughout where moving them along themselves only lowers it.
+    """
+    vectors = torch.from_numpy(encoder.texts(texts)).to(encoder.device, torch.float32)
+    with torch.enable_grad(), _leaf_of(encoder.model.vision) as leaf:
+        seen = encoder.see([canvas])
+        similarities = [similarity(seen, vector) for vector in vectors]
+        gradients = [torch.autograd.grad(one, leaf, retain_graph=True)[0][0] for one in similarities]
+    tokens = leaf[0].detach()[0]
+    patches = seen.patch_mask.shape[1]
+    maps = [grad_cam(tokens[-patches:], gradient[-patches:], seen.patch_mask[0]) for gradient in gradients]
+    return torch.stack(maps).double().cpu().numpy()
+
+
+def similarity(seen: Features, text: Tensor) -> Tensor:
+    """Return the cosine of one image's pooled latents and a text's vector (D,)."""
+    return F.cosine_similarity(seen.pooled[0].float(), text, dim=0)
+
+
+@contextmanager
+def _leaf_of(module: nn.Module) -> Iterator[list[Tensor]]:
+    """Cut the graph behind a module: its output becomes what gradients are taken of, found in the list given."""
+    leaf: list[Tensor] = []
+
+    def cut(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        leaf.append(output.detach().requires_grad_())
+        return leaf[-1]
+
+    handle = module.register_forward_hook(cut)
+    try:
+        yield leaf
+    finally:
+        handle.remove()
