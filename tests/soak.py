@@ -214,7 +214,8 @@ def _attack(step: Step, rng: random.Random) -> Hit:
     assert code in EXPECTED[victim] or code == 0, messages
     assert "Traceback" not in messages, messages
     assert_only_whole_files(step.out, step.whole, step.before)
-    phase = TOO_LATE if code == 0 else _phase(step, messages)
+    whole = "build" not in step.verb and finals(step.out).keys() == step.whole.keys()
+    phase = TOO_LATE if code == 0 or whole else _phase(step, messages)
     return Hit(step.verb, victim, phase, workers_s, len(before), len(finished_shards(step.out)))
 
 
