@@ -75,13 +75,13 @@ def read_published(path: Path) -> dict[str, torch.Tensor]:
             stored = torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             raise ValueError(
-                f"{path} holds other things than tensors, which could run code: where you trust it, save its"
+                f"{path.name} holds other things than tensors, which could run code: where you trust it, save its"
                 ' "state_dict" alone as safetensors'
             ) from error
     state: StateDict = stored.get("state_dict", stored)
     prefix = next((key.removesuffix(ANCHOR) for key in state if key.endswith(ANCHOR)), None)
     if prefix is None:
-        raise ValueError(f"{path} has no {ANCHOR} among its {len(state)} keys: it is no published CoGaze checkpoint")
+        raise ValueError(f"{path.name} has no {ANCHOR} among {len(state)} keys: it is no published CoGaze checkpoint")
     return {key.removeprefix(prefix): tensor for key, tensor in state.items()}
 
 
