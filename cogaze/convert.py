@@ -81,7 +81,8 @@ def read_published(path: Path) -> dict[str, torch.Tensor]:
     state: StateDict = stored.get("state_dict", stored)
     prefix = next((key.removesuffix(ANCHOR) for key in state if key.endswith(ANCHOR)), None)
     if prefix is None:
-        raise ValueError(f"{path.name} has no {ANCHOR} among {len(state)} keys: it is no published CoGaze checkpoint")
+        what = f"{path.name} has no {ANCHOR} among its {len(state)} keys"
+        raise ValueError(f"{what}: it is no published CoGaze checkpoint")
     return {key.removeprefix(prefix): tensor for key, tensor in state.items()}
 
 

@@ -59,7 +59,8 @@ def figures(base: RunConfig, name: str, seed: int) -> dict[str, float]:
     if kept.exists():
         found = json.loads(kept.read_text())
         if found["made_from"] != made_from:
-            raise ValueError(f"{run.out.name} holds figures of other shards or another config; remove it or name another")
+            what = f"{run.out.name} holds figures of other shards or another config"
+            raise ValueError(f"{what}; remove it or change --out")
         return dict(found["figures"])
     if not (run.out / "model").exists():
         fit(run)
