@@ -212,8 +212,11 @@ def check_recipe(record: Record, recipe: Recipe) -> None:
 
 
 def check_image(data: bytes, record: Record) -> None:
-    """Decode a sample's picture and compare its size; raises WrongSampleError or InputError."""
-    image = decode(data)
+    """Decode a sample's picture and compare its size; raises WrongSampleError."""
+    try:
+        image = decode(data)
+    except InputError as error:  # whose cure is that of a source's file
+        raise WrongSampleError(f"cannot be decoded ({error.reason})") from None
     stored = (record["stored_height_px"], record["stored_width_px"])
     _wrong_unless(image.shape == stored, f"is {image.shape} rows and columns, its json says {stored}")
 

@@ -193,6 +193,13 @@ def test_a_flipped_byte_is_found_in_its_shard_and_sample(out, row, role, kind):
     assert found(out) == {("checksum", row["shard"], ""), (kind, row["shard"], row["key"])}
 
 
+def test_a_damaged_picture_is_not_told_to_be_downloaded(out, row):
+    flip(out / row["shard"], row["image_offset"] + row["image_length"] // 2)
+    assert {problem.what for problem in lint(out, workers=1).problems if problem.kind == "image"} == {
+        "cannot be decoded (image_corrupt)"
+    }
+
+
 def test_a_flipped_byte_of_the_json_is_found(out, row):
     flip(out / row["shard"], row["json_offset"])
     assert found(out) == {("checksum", row["shard"], ""), ("json", row["shard"], row["key"])}
