@@ -15,7 +15,7 @@ import transformers
 from streaming import write_shards
 from transformers import Dinov2Config, Dinov2Model
 
-from cogaze.config import FitConfig, ModelConfig, RunConfig
+from cogaze.config import CoGazeModelConfig, CoGazeRun, FitConfig, RunConfig
 from cogaze.data.dataset import DatasetConfig
 from cogaze.data.plan import PlanConfig
 from cogaze.data.transforms import ViewConfig
@@ -47,7 +47,7 @@ def write_towers(shards: Path, out: Path) -> None:
 
 def run_of(folder: Path) -> RunConfig:
     """Return a run at half of the published widths that only trains."""
-    model = ModelConfig(
+    model = CoGazeModelConfig(
         vision=str(folder / "towers" / "vision"),
         text=str(folder / "towers" / "text"),
         tokenizer="",
@@ -57,7 +57,7 @@ def run_of(folder: Path) -> RunConfig:
         perceiver_latents=64,
         perceiver_heads=6,
     )
-    return RunConfig(
+    return CoGazeRun(
         out=folder / "runs",
         shards=str(folder / "shards"),
         model=model,

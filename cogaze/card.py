@@ -10,16 +10,16 @@ library_name: transformers
 tags: [chest-x-ray, eye-tracking, vision-language]
 ---
 
-# CoGaze
+# {title}
 
-Image and text encoders for chest radiographs, pretrained with clinical context and gaze (arXiv 2603.26049).
+Image and text encoders for chest radiographs, {about} ({paper}).
 For research; not a medical device. It was trained on the data below and on nothing else than what its towers
 brought with them.
 
 ```python
-from cogaze.models.cogaze import CoGazeModel
+from {module} import {model}
 
-model = CoGazeModel.from_pretrained("this folder")
+model = {model}.from_pretrained("this folder")
 ```
 
 ## Data
@@ -48,8 +48,12 @@ model = CoGazeModel.from_pretrained("this folder")
 
 @dataclass(frozen=True)
 class Facts:
-    """What a card tells: counts by split and name, the course in words and numbers, results, versions, config."""
+    """What a card tells: counts by split and name, the course in words and numbers, results, versions, config.
 
+    method: title, about and paper in words, and the model's class and module.
+    """
+
+    method: Mapping[str, str]
     data: Mapping[str, Mapping[str, int]]
     course: Mapping[str, Any]
     results: Mapping[str, float]
@@ -64,6 +68,7 @@ def model_card(facts: Facts) -> str:
     data = _table(["split", *columns], rows)
     results = {name: f"{value:.4f}" for name, value in facts.results.items()}
     return TEXT.format(
+        **facts.method,
         data=data,
         course=_table(["", ""], [[name, str(value)] for name, value in facts.course.items()]),
         results=_table(["", ""], [list(pair) for pair in results.items()]) if results else "None was made.",

@@ -10,6 +10,7 @@ from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
 from cogaze.card import Facts, model_card
 from cogaze.checkpoint import WHOLE, Position, hidden, publish, versions
+from cogaze.methods import parts_of
 from cogaze.run import Run, public_name
 
 RUN = "run.json"
@@ -27,7 +28,7 @@ def export(run: Run, folder: Path, position: Position, results: Mapping[str, flo
         shutil.rmtree(unfinished, ignore_errors=True)
         run.model.save_pretrained(unfinished, state_dict=weights | (average.shadow if average is not None else {}))
         run.tokenizer.save_pretrained(unfinished)
-        said = {"method": "cogaze", **_public_config(run)}
+        said = _public_config(run)
         (unfinished / RUN).write_text(json.dumps(said, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         (unfinished / "README.md").write_text(model_card(_facts(run, position, results)), encoding="utf-8")
         publish(unfinished, folder)
@@ -36,7 +37,15 @@ def export(run: Run, folder: Path, position: Position, results: Mapping[str, flo
 
 def _facts(run: Run, position: Position, results: Mapping[str, float]) -> Facts:
     tables = [stream.dataset.table for stream in (run.train, run.validation) if stream is not None]
+    parts = parts_of(run.config)
     return Facts(
+        method={
+            "title": parts.title,
+            "about": parts.about,
+            "paper": parts.paper,
+            "model": parts.model.__name__,
+            "module": parts.model.__module__,
+        },
         data={
             table.split: {
                 "samples": len(table),

@@ -21,7 +21,6 @@ from cogaze.log import note, progress, say, shorten_log, tell_skipped
 from cogaze.run import Run, prepare
 from cogaze.step import step, windows
 from cogaze.validation import Validation, keep_best, validate
-from gazeprep.schema import CHEXPERT_LABELS
 
 
 class StopRequested(SystemExit):
@@ -74,9 +73,8 @@ def _start(run: Run) -> Position:
             f"{accelerator.mixed_precision}, {len(run.train.dataset)} samples, {run.total_steps} steps of "
             f"{run.config.plan.global_batch}, from step {position.steps_done}"
         )
-        unseen = [name for name, weight in zip(CHEXPERT_LABELS, run.class_weights.tolist(), strict=True) if not weight]
-        if unseen:
-            say(f"no training sample is positive for {', '.join(unseen)}: nothing is learned of them")
+        for remark in run.objective.remarks():
+            say(remark)
     if run.config.fit.tracker != "none":
         accelerator.init_trackers("runs")
     return position

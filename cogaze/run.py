@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, is_tensorboard_available, set_seed
@@ -16,16 +15,16 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBas
 
 from cogaze.checkpoint import Trained
 from cogaze.config import RunConfig
-from cogaze.data.collate import Collate, add_special_tokens, count_positives
+from cogaze.data.collate import Collate, add_special_tokens
 from cogaze.data.dataset import SampleTable, ShardDataset, read_table
 from cogaze.data.loader import Stream
 from cogaze.data.plan import Share
 from cogaze.frozen import stored_tokens
-from cogaze.losses.labels import class_balanced_weights
-from cogaze.models.cogaze import CoGazeModel, build_cogaze
+from cogaze.methods import build_model, parts_of
+from cogaze.models.pretrained import TwoTowerModel
 from cogaze.models.text import Vocabulary
+from cogaze.objectives import Objective
 from cogaze.optim import MovingAverage, Schedule, build_optimizer
-from gazeprep.schema import CHEXPERT_LABELS
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,13 +33,13 @@ class Run:
 
     config: RunConfig
     accelerator: Accelerator
-    model: CoGazeModel
+    model: TwoTowerModel
     wrapped: nn.Module
     optimizer: Any
     trained: Trained
     train: Stream
     validation: Stream | None
-    class_weights: Tensor
+    objective: Objective
     tokenizer: PreTrainedTokenizerBase
     total_steps: int
 
@@ -63,8 +62,9 @@ def prepare(config: RunConfig) -> Run:
     quiet()
     set_seed(config.fit.seed)
     tokenizer = _tokenizer(config)
-    added = add_special_tokens(tokenizer)
-    model = _build_model(config, Vocabulary.of(tokenizer) if added or config.model.tokenizer else None)
+    added = add_special_tokens(tokenizer, parts_of(config).tokens)
+    model = build_model(config, Vocabulary.of(tokenizer) if added or config.model.tokenizer else None)
+    _name_towers(model)
     set_seed(config.fit.seed, device_specific=True)  # processes drop out different units
     share = Share(accelerator.process_index, accelerator.num_processes, config.fit.accumulation)
     collate = Collate(tokenizer, config.collate)
@@ -81,8 +81,8 @@ def prepare(config: RunConfig) -> Run:
     average = MovingAverage(trainable(model), config.optim.ema_decay) if config.optim.ema_decay else None
     schedule = Schedule(prepared.optimizer, config.optim, total)
     trained = Trained(wrapped, prepared.optimizer, schedule, average, accelerator.scaler)
-    weights = _class_weights(config, tables["train"]).to(accelerator.device)
-    return Run(config, accelerator, model, wrapped, prepared, trained, train, validation, weights, tokenizer, total)
+    objective = parts_of(config).objective(config, tables["train"], accelerator.device)
+    return Run(config, accelerator, model, wrapped, prepared, trained, train, validation, objective, tokenizer, total)
 
 
 def _tables(config: RunConfig) -> dict[str, SampleTable]:
@@ -159,34 +159,11 @@ def _tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:
         ) from error
 
 
-def _class_weights(config: RunConfig, table: SampleTable) -> Tensor:
-    """Class-balanced weights (14,); where no disease loss counts, labels may be absent."""
-    if not config.objective.image_disease and not config.objective.report_disease:
-        return torch.ones(len(CHEXPERT_LABELS))
-    positives = count_positives(table.labels, config.collate.labels)
-    return class_balanced_weights(positives, config.objective.class_beta)
-
-
-def _build_model(config: RunConfig, vocabulary: Vocabulary | None) -> CoGazeModel:
-    sizes = {
-        name: getattr(config.model, name)
-        for name in (
-            "tuned_blocks", "hidden_size", "projector_hidden_size", "perceiver_depth", "perceiver_latents",
-            "perceiver_heads", "perceiver_dim_head", "sentence_pooling", "mask_padding",
-        )
-    }  # fmt: skip
-    model = build_cogaze(
-        config.model.vision,
-        config.model.text,
-        text_layers=config.model.text_layers or None,
-        vocabulary=vocabulary,
-        image_size=config.data.view.size_px,
-        **sizes,
-    )
+def _name_towers(model: TwoTowerModel) -> None:
+    """Let the saved config tell no path."""
     for tower in (model.config.vision_config, model.config.text_config):
         assert isinstance(tower, PreTrainedConfig)
         tower.name_or_path = public_name(tower.name_or_path or "")
-    return model
 
 
 def public_name(name: str) -> str:
@@ -195,7 +172,12 @@ def public_name(name: str) -> str:
 
 
 def _stream(
-    config: RunConfig, table: SampleTable, model: CoGazeModel, collate: Collate, share: Share, accelerator: Accelerator
+    config: RunConfig,
+    table: SampleTable,
+    model: TwoTowerModel,
+    collate: Collate,
+    share: Share,
+    accelerator: Accelerator,
 ) -> Stream:
     plan, data = config.plan, config.data
     if table.split != "train":

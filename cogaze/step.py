@@ -5,18 +5,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from cogaze.checkpoint import Position
 from cogaze.data.collate import Batch
 from cogaze.data.plan import Position as DataPosition
 from cogaze.log import say
-from cogaze.losses.sums import LossSum
-from cogaze.models.cogaze import CoGazeOutput
-from cogaze.objectives import ALIGN, align_loss, cogaze_losses, expected_counts, weighted_total, with_total
+from cogaze.objectives import ALIGN, Embeddings, weighted_total, with_total
 from cogaze.run import Run, trainable
 
 
@@ -28,7 +26,7 @@ def step(run: Run, window: Sequence[Batch], position: Position) -> tuple[Positio
     """One optimizer step over a window of micro-batches; returns the next position and what to log."""
     run.wrapped.train()
     rate = run.trained.schedule.lr
-    counts = global_counts(run.accelerator, window)
+    counts = global_counts(run, window)
     values = _mean_losses(run, backward_window(run, window, counts), counts)
     values |= {"gradient_norm": _clipped_norm(run), "lr": rate}
     skipped = position.skipped
@@ -54,8 +52,8 @@ def backward_window(run: Run, window: Sequence[Batch], counts: dict[str, Tensor]
     Where the contrastive loss has to see several micro-batches, embeddings are computed twice: once without
     gradients to form the loss over all of them, then each micro-batch again to carry its share back.
     """
-    accelerator, config = run.accelerator, run.config
-    two_passes = config.fit.negatives == "window" and len(window) > 1
+    accelerator, objective = run.accelerator, run.objective
+    two_passes = run.config.fit.negatives == "window" and len(window) > 1
     cached = _cached_alignment(run, window, counts) if two_passes else None
     found: dict[str, Tensor] = {} if cached is None else {ALIGN: cached.total}
     for i, batch in enumerate(window):
@@ -64,12 +62,12 @@ def backward_window(run: Run, window: Sequence[Batch], counts: dict[str, Tensor]
             if cached is not None:
                 cached.random[i].restore()
             output = forward(run, batch)
-            sums = cogaze_losses(output, batch, run.class_weights, config.objective)
+            sums, seen = objective.losses(output, batch), objective.embeddings(output)
             if cached is None:
-                sums[ALIGN] = aligned(output, batch)
-            total = weighted_total(sums, counts, config.objective, accelerator.num_processes)
+                sums[ALIGN] = objective.aligned([seen], [batch])
+            total = weighted_total(sums, counts, objective.weights, accelerator.num_processes)
             if cached is not None:
-                total = total + cached.carried(i, output, last)
+                total = total + cached.carried(i, seen)
             accelerator.backward(total)
         for name, loss in sums.items():
             found[name] = found.get(name, torch.zeros((), device=total.device)) + loss.total.detach()
@@ -82,44 +80,15 @@ def windows(micro_batches: Iterator[Batch], accumulation: int) -> Iterator[list[
         yield window
 
 
-def forward(run: Run, batch: Batch) -> CoGazeOutput:
+def forward(run: Run, batch: Batch) -> Any:
     """Call the prepared model in the run's precision."""
     with run.accelerator.autocast():
-        output: CoGazeOutput = run.wrapped(**batch.model_inputs())
-    return output
+        return run.wrapped(**batch.model_inputs(run.model.batch_fields))
 
 
-def aligned(output: CoGazeOutput, batch: Batch) -> LossSum:
-    """Sum the contrastive loss of one micro-batch, against those of all processes."""
-    return align_loss(output.visual_embed, output.report_embed, output.logit_scale, batch, gather=True)
-
-
-@dataclass(frozen=True, eq=False)
-class Embeddings:
-    """All that the contrastive loss needs of a micro-batch of B: image and report (B, D), the log of the scale."""
-
-    image: Tensor
-    report: Tensor
-    scale: Tensor
-
-    @classmethod
-    def of(cls, output: CoGazeOutput) -> "Embeddings":
-        """Copy them out of an output, the rest of which is then free to go."""
-        return cls(*(part.detach().float() for part in (output.visual_embed, output.report_embed, output.logit_scale)))
-
-
-def aligned_window(seen: Sequence[Embeddings], window: Sequence[Batch]) -> LossSum:
-    """Sum the contrastive loss of a window's micro-batches as of one batch, against those of all processes."""
-    rows = torch.cat([batch.valid & batch.has_report for batch in window])
-    joined = replace(
-        window[0],
-        valid=rows,
-        has_report=torch.ones_like(rows),
-        study_id=torch.cat([batch.study_id for batch in window]),
-    )
-    images = torch.cat([embeddings.image for embeddings in seen])
-    reports = torch.cat([embeddings.report for embeddings in seen])
-    return align_loss(images, reports, seen[0].scale, joined, gather=True)
+def detached(embeddings: Embeddings) -> dict[str, Tensor]:
+    """Copy embeddings out of an output, the rest of which is then free to go."""
+    return {name: part.detach().float() for name, part in embeddings.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,43 +110,39 @@ class _RandomState:
 
 @dataclass(frozen=True, eq=False)
 class _CachedAlignment:
-    """The contrastive loss of a window and its gradients by micro-batch, to be carried back one at a time."""
+    """The contrastive loss of a window, and by micro-batch its gradients by name, to be carried back one at a time."""
 
     total: Tensor
     random: list[_RandomState]
-    image_grads: list[Tensor]
-    report_grads: list[Tensor]
-    scale_grad: Tensor
+    grads: list[dict[str, Tensor]]
 
-    def carried(self, i: int, output: CoGazeOutput, last: bool) -> Tensor:
-        """A scalar whose gradient is the cached one of micro-batch i; the scale's goes with the last."""
-        carried = (output.visual_embed.float() * self.image_grads[i]).sum()
-        carried = carried + (output.report_embed.float() * self.report_grads[i]).sum()
-        return carried + output.logit_scale * (self.scale_grad if last else 0.0)
+    def carried(self, i: int, embeddings: Embeddings) -> Tensor:
+        """A scalar whose gradient is the cached one of micro-batch i."""
+        parts = [(part.float() * self.grads[i][name]).sum() for name, part in embeddings.items()]
+        return torch.stack(parts).sum()
 
 
 def _cached_alignment(run: Run, window: Sequence[Batch], counts: dict[str, Tensor]) -> _CachedAlignment:
+    objective = run.objective
     seen, random = [], []
     for batch in window:
         random.append(_RandomState.now())
         with torch.no_grad():
-            seen.append(Embeddings.of(forward(run, batch)))
-    images = [embeddings.image.requires_grad_() for embeddings in seen]
-    reports = [embeddings.report.requires_grad_() for embeddings in seen]
-    scale = seen[0].scale.requires_grad_()
-    loss = aligned_window(seen, window)
-    total = weighted_total({ALIGN: loss}, counts, run.config.objective, run.accelerator.num_processes)
-    grads = torch.autograd.grad(total, [*images, *reports, scale])
-    n = len(window)
-    return _CachedAlignment(loss.total.detach(), random, list(grads[:n]), list(grads[n : 2 * n]), grads[-1])
+            seen.append(detached(objective.embeddings(forward(run, batch))))
+    leaves = [part.requires_grad_() for one in seen for part in one.values()]
+    loss = objective.aligned(seen, window)
+    total = weighted_total({ALIGN: loss}, counts, objective.weights, run.accelerator.num_processes)
+    # The scale, which is one, is taken from the first: that of the others is not used.
+    grads = iter(torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True))
+    return _CachedAlignment(loss.total.detach(), random, [{name: next(grads) for name in one} for one in seen])
 
 
-def global_counts(accelerator: Accelerator, window: Sequence[Batch]) -> dict[str, Tensor]:
+def global_counts(run: Run, window: Sequence[Batch]) -> dict[str, Tensor]:
     """What each loss counts, over the window and all processes."""
-    own = [expected_counts(batch) for batch in window]
+    own = [run.objective.counts(batch) for batch in window]
     names = list(own[0])
     summed = torch.stack([torch.stack([counts[name] for counts in own]).sum() for name in names])
-    return dict(zip(names, accelerator.reduce(summed, "sum"), strict=True))
+    return dict(zip(names, run.accelerator.reduce(summed, "sum"), strict=True))
 
 
 def _clipped_norm(run: Run) -> float:
@@ -192,7 +157,7 @@ def _mean_losses(run: Run, sums: Mapping[str, Tensor], counts: Mapping[str, Tens
     total = run.accelerator.reduce(torch.stack(list(sums.values())), "sum")
     count = torch.stack([counts[name] for name in sums]).clamp(min=1)
     values = dict(zip(sums, (total / count).tolist(), strict=True))
-    return {f"train/{name}": value for name, value in with_total(values, run.config.objective).items()}
+    return {f"train/{name}": value for name, value in with_total(values, run.objective.weights).items()}
 
 
 def _only_overflow(run: Run, values: Mapping[str, float]) -> bool:

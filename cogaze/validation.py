@@ -15,10 +15,9 @@ from cogaze.evaluate.metrics import auroc
 from cogaze.export import export
 from cogaze.log import note, say, tell_skipped
 from cogaze.losses.sums import LossSum
-from cogaze.models.cogaze import CoGazeOutput
-from cogaze.objectives import ALIGN, cogaze_losses, with_total
+from cogaze.objectives import ALIGN, with_total
 from cogaze.run import Run, trainable
-from cogaze.step import Embeddings, aligned_window, forward, windows
+from cogaze.step import detached, forward, windows
 from gazeprep.schema import CHEXPERT_LABELS
 
 
@@ -48,7 +47,7 @@ def validate(run: Run, stream: Stream, stop: Callable[[], int]) -> Validation | 
 
 @dataclass(frozen=True, eq=False)
 class _Tally:
-    """What this process has seen of the split: sums and counts of losses, scores (B, labels) and their truths."""
+    """What this process has seen of the split: sums and counts of losses, scores (B, labels), if any, and truths."""
 
     sums: dict[str, Tensor] = field(default_factory=dict)
     counts: dict[str, Tensor] = field(default_factory=dict)
@@ -60,26 +59,28 @@ class _Tally:
         self.sums[name] = self.sums.get(name, 0.0) + loss.total
         self.counts[name] = self.counts.get(name, 0.0) + loss.count
 
-    def score(self, output: CoGazeOutput, batch: Batch) -> None:
-        self.scores.append(output.vision_logits.float())
+    def score(self, scores: Tensor | None, batch: Batch) -> None:
+        if scores is None:
+            return
+        self.scores.append(scores.float())
         self.labels.append(batch.labels)
         self.masks.append(batch.label_mask & batch.valid[:, None])
 
 
 def _evaluate(run: Run, stream: Stream, stop: Callable[[], int]) -> Validation | None:
     """Forward micro-batches of training's size; the contrastive loss sees a global batch, as in training."""
-    tally = _Tally()
+    objective, tally = run.objective, _Tally()
     for window in windows(stream.epoch(), run.config.fit.accumulation):
         seen = []
         for batch in window:
             if stop():
                 return None
             output = forward(run, batch)
-            for name, loss in cogaze_losses(output, batch, run.class_weights, run.config.objective).items():
+            for name, loss in objective.losses(output, batch).items():
                 tally.add(name, loss)
-            tally.score(output, batch)
-            seen.append(Embeddings.of(output))
-        tally.add(ALIGN, aligned_window(seen, window))
+            tally.score(objective.scores(output), batch)
+            seen.append(detached(objective.embeddings(output)))
+        tally.add(ALIGN, objective.aligned(seen, window))
     return _summed_up(run, stream, tally)
 
 
@@ -88,15 +89,21 @@ def _summed_up(run: Run, stream: Stream, tally: _Tally) -> Validation:
     summed = accelerator.reduce(torch.stack(list(tally.sums.values())), "sum")
     counted = accelerator.reduce(torch.stack(list(tally.counts.values())), "sum").clamp(min=1)
     means = dict(zip(tally.sums, (summed / counted).tolist(), strict=True))
+    metrics = _areas(run, tally) if tally.scores else {}
+    if run.config.data.skip_corrupt:
+        metrics["corrupt_samples"] = tell_skipped(run, stream)
+    return Validation(with_total(means, run.objective.weights), metrics)
+
+
+def _areas(run: Run, tally: _Tally) -> dict[str, float]:
+    """AUROC of each disease that has cases of both kinds, and their mean."""
     parts = (tally.scores, tally.labels, tally.masks)
-    gathered = [accelerator.gather(torch.cat(part)).cpu().numpy() for part in parts]
+    gathered = [run.accelerator.gather(torch.cat(part)).cpu().numpy() for part in parts]
     areas = dict(zip(CHEXPERT_LABELS, auroc(*gathered).tolist(), strict=True))
     metrics = {f"auroc/{name}": area for name, area in areas.items() if not math.isnan(area)}
     if metrics:
         metrics["auroc/mean"] = sum(metrics.values()) / len(metrics)
-    if run.config.data.skip_corrupt:
-        metrics["corrupt_samples"] = tell_skipped(run, stream)
-    return Validation(with_total(means, run.config.objective), metrics)
+    return metrics
 
 
 def keep_best(run: Run, position: Position, validation: Validation, due: bool) -> Position:
@@ -106,8 +113,9 @@ def keep_best(run: Run, position: Position, validation: Validation, due: bool) -
         run.trained.schedule.validated(loss)
     note(run, step, {f"validate/{name}": value for name, value in validation.values().items()})
     if run.accelerator.is_main_process:
-        area = validation.metrics.get("auroc/mean", math.nan)
-        say(f"step {step}/{run.total_steps}: validation loss {loss:.4f}, mean AUROC {area:.3f}")
+        area = validation.metrics.get("auroc/mean")
+        also = "" if area is None else f", mean AUROC {area:.3f}"
+        say(f"step {step}/{run.total_steps}: validation loss {loss:.4f}{also}")
     if not loss < position.best_loss:
         return position
     position = replace(position, best_loss=loss)

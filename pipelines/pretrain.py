@@ -1,4 +1,4 @@
-"""Pretrain CoGaze: accelerate launch pipelines/pretrain.py --config configs/demo.yaml --shards SHARDS --out OUT.
+"""Pretrain CoGaze or EGMA: accelerate launch pipelines/pretrain.py --config configs/demo.yaml --shards S --out OUT.
 
 On CPU, and with several processes: ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 pipelines/pretrain.py ...
 """

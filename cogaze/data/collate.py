@@ -13,19 +13,17 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from cogaze.data.dataset import CONTEXT, SECTIONS, Example
-from gazeprep.schema import LABEL_ABSENT
+from gazeprep.schema import LABEL_ABSENT, Word
+from gazeprep.transcripts import split_phrases
 
 LabelPolicy = Literal["published", "mask_uncertain", "mentioned"]
+SentenceRule = Literal["gaze", "all"]
 LABEL_OF = {1: 1.0, 0: 0.0, -1: 1.0, LABEL_ABSENT: 0.0}
 MASKED: dict[str, tuple[int, ...]] = {
     "published": (),
     "mask_uncertain": (-1,),
     "mentioned": (-1, LABEL_ABSENT),
 }
-MODEL_FIELDS = (
-    "view_position", "patch_mask", "context_input_ids", "context_mask", "has_context",
-    "report_input_ids", "report_mask", "sentence_input_ids", "sentence_mask",
-)  # fmt: skip
 SPECIAL_TOKEN = re.compile(r"\[[A-Za-z ]+\]")
 # In the order in which the published vocabulary has them, after DistilGPT-2's own tokens.
 PUBLISHED_TOKENS = (
@@ -73,9 +71,9 @@ class TextConfig:
         return list(dict.fromkeys(["[PAD]", *used]))
 
 
-def add_special_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Add the published special tokens that a tokenizer lacks; returns how many, by which its tower must grow."""
-    lacking = [token for token in PUBLISHED_TOKENS if token not in tokenizer.get_vocab()]
+def add_special_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str] = PUBLISHED_TOKENS) -> int:
+    """Add the special tokens that a tokenizer lacks; returns how many, by which its tower must grow."""
+    lacking = [token for token in tokens if token not in tokenizer.get_vocab()]
     added = tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in lacking])
     for role, token in ROLES.items():
         if getattr(tokenizer, role) is None:
@@ -97,12 +95,13 @@ def check_special_tokens(tokenizer: PreTrainedTokenizerBase, config: TextConfig)
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """B images with their texts, S gaze sentences and labels, as tensors; P patches without CLS.
+    """B images with their texts, S sentences and labels, as tensors; P patches without CLS.
 
     pixels (B, H, W) uint8, which pixel_values turns into what a tower takes, or a frozen tower's stored vision_tokens
-    (B, 1 + P, width) float16 in their place. sentence_image (S,): the image of each sentence, whose map is heatmap
-    (S, P); the whole transcript is one more row of each gaze image. S is at least 1: without gaze a dummy sentence of
-    weight 0 stands there. Masks over tokens are never empty. faults (B,): why a skipped sample could not be read.
+    (B, 1 + P, width) float16 in their place. sentence_image (S,): the image of each sentence, image after image, whose
+    map is heatmap (S, P), 0 where there is none; which sentences, CollateConfig.sentences says. S is at least 1:
+    where there is none, a dummy of weight 0 stands there. Masks over tokens are never empty. faults (B,): why a
+    skipped sample could not be read.
     """
 
     pixels: Tensor
@@ -138,11 +137,17 @@ class Batch:
         """Normalised pixels (B, 3, H, W) float32, made where the batch lies: a twelfth of the bytes travel."""
         return normalised(self.pixels, self.pixel_mean, self.pixel_std)
 
-    def model_inputs(self) -> dict[str, Tensor]:
-        """Return what CoGazeModel.forward takes of the batch, by name."""
+    @property
+    def sentences_per_image(self) -> Tensor:
+        """How many sentences each image has (B,) int64, without the dummy."""
+        count = torch.zeros_like(self.study_id)
+        return count.index_add_(0, self.sentence_image, (self.sentence_weight > 0).to(count.dtype))
+
+    def model_inputs(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """Return what a model's forward takes of the batch: pictures, or a tower's tokens of them, and these fields."""
         tokens = self.vision_tokens
         seen = {"pixel_values": self.pixel_values} if tokens is None else {"vision_tokens": tokens.float()}
-        return seen | {name: getattr(self, name) for name in MODEL_FIELDS}
+        return seen | {name: getattr(self, name) for name in names}
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """Move every tensor to a device."""
@@ -169,16 +174,22 @@ class CollateConfig:
 
     labels: published (1 and uncertain are 1, 0 and absent are 0, all count), mask_uncertain (uncertain ones do not
     count), mentioned (only 1 and 0 count). A sample without any label counts under no policy.
+    sentences: "gaze" (CoGaze: those dictated under gaze that is used, each with its map, then the whole transcript
+    with the whole reading's) or "all" (EGMA: the dictated ones likewise, without the transcript, one without gaze of
+    its own under the whole reading's map; of any other image its report's, without map).
     """
 
     text: TextConfig = field(default_factory=TextConfig)
     labels: LabelPolicy = "published"
+    sentences: SentenceRule = "gaze"
     pixel_mean: tuple[float, float, float] = (0.5307, 0.5307, 0.5307)
     pixel_std: tuple[float, float, float] = (0.2583, 0.2583, 0.2583)
 
     def __post_init__(self) -> None:
         if self.labels not in get_args(LabelPolicy):
             raise ValueError(f"collate.labels is {self.labels!r}, must be one of {', '.join(get_args(LabelPolicy))}")
+        if self.sentences not in get_args(SentenceRule):
+            raise ValueError(f"collate.sentences is {self.sentences!r}, must be {' or '.join(get_args(SentenceRule))}")
         if not min(self.pixel_std) > 0:
             raise ValueError(f"collate.pixel_std is {self.pixel_std}, must be positive")
 
@@ -210,13 +221,34 @@ def count_positives(labels: npt.NDArray[np.integer], policy: LabelPolicy) -> Ten
 
 
 @dataclass(frozen=True, eq=False)
+class _Sentence:
+    """A text of an image, and its map (P,)."""
+
+    text: str
+    heatmap: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
 class _Sentences:
-    """Spoken texts with image and map: texts S, image (S,), heatmap (S, P), weight (S,)."""
+    """Texts with image and map: texts S, image (S,), heatmap (S, P), weight (S,)."""
 
     texts: list[str]
     image: list[int]
     heatmap: npt.NDArray[np.float32]
     weight: list[float]
+
+    @classmethod
+    def of(cls, found: Sequence[Sequence[_Sentence]], patches: int) -> "_Sentences":
+        """Line up the sentences of each image; a dummy where no image has any."""
+        rows = [(i, one) for i, sentences in enumerate(found) for one in sentences if one.text.strip()]
+        if not rows:
+            return cls([""], [0], np.zeros((1, patches), dtype=np.float32), [0.0])
+        return cls(
+            texts=[one.text.strip() for _, one in rows],
+            image=[i for i, _ in rows],
+            heatmap=np.stack([one.heatmap for _, one in rows]),
+            weight=[1.0] * len(rows),
+        )
 
 
 class Collate:
@@ -234,7 +266,9 @@ class Collate:
         prompt = self.config.text.report
         report_ids, report_mask = self._tokens([prompt.format(report=text).strip() for text in reports])
         context_ids, context_mask = self._tokens(contexts)
-        spoken = _sentences_of(examples)
+        spoken = _Sentences.of(
+            [self._sentences(*pair) for pair in zip(examples, reports, strict=True)], len(examples[0].patch_mask)
+        )
         template = self.config.text.sentence
         sentence_ids, sentence_mask = self._tokens([template.format(sentence=text).strip() for text in spoken.texts])
         targets = label_targets(np.stack([example.labels for example in examples]), self.config.labels)
@@ -273,6 +307,15 @@ class Collate:
         present = (example.sections[name].strip() for name in self.config.text.report_sections)
         return next((text for text in present if text), "")
 
+    def _sentences(self, example: Example, report: str) -> list[_Sentence]:
+        if self.config.sentences == "gaze":
+            return _dictated(example) + _whole_transcript(example)
+        spoken = [
+            replace(one, heatmap=one.heatmap if one.heatmap.any() else example.maps[0]) for one in _dictated(example)
+        ]
+        nowhere = np.zeros(len(example.patch_mask), dtype=np.float32)
+        return spoken or [_Sentence(text, nowhere) for text in report_sentences(report)]
+
     def _context(self, example: Example) -> str:
         indication, history = example.sections["indication"].strip(), example.sections["history"].strip()
         if not indication and not history:
@@ -297,20 +340,20 @@ def _tokens_of(examples: Sequence[Example]) -> Tensor | None:
     return torch.from_numpy(np.stack(found)) if found else None
 
 
-def _sentences_of(examples: Sequence[Example]) -> _Sentences:
-    """Line up each gaze image's sentences, then its whole transcript; a dummy where no image has any."""
-    texts, image, rows = [], [], []
-    for i, example in enumerate(examples):
-        if not len(example.maps):
-            continue
-        transcript = example.transcript.strip() or " ".join(example.sentences)
-        spoken = [*zip(example.sentences, example.maps[1:], strict=True), (transcript, example.maps[0])]
-        for text, heatmap in spoken:
-            if text.strip():
-                texts.append(text.strip())
-                image.append(i)
-                rows.append(heatmap)
-    if not texts:
-        patches = examples[0].maps.shape[1]
-        return _Sentences([""], [0], np.zeros((1, patches), dtype=np.float32), [0.0])
-    return _Sentences(texts, image, np.stack(rows), [1.0] * len(texts))
+def _dictated(example: Example) -> list[_Sentence]:
+    """Pair the sentences of gaze that is used with their maps."""
+    if not len(example.maps):
+        return []
+    return [_Sentence(*pair) for pair in zip(example.sentences, example.maps[1:], strict=True)]
+
+
+def _whole_transcript(example: Example) -> list[_Sentence]:
+    if not len(example.maps):
+        return []
+    return [_Sentence(example.transcript.strip() or " ".join(example.sentences), example.maps[0])]
+
+
+def report_sentences(report: str) -> list[str]:
+    """Split a report at its full stops, as dictated phrases are; what holds no letter (the number of a list) goes."""
+    pieces = split_phrases((Word(report, 0.0, 0.0),))
+    return [piece.text for piece in pieces if any(character.isalpha() for character in piece.text)]

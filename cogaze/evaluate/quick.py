@@ -99,7 +99,7 @@ def encode(config: RunConfig, model: CoGazeModel, splits: Sequence[Split], ablat
     for number, split in enumerate(splits):
         for batch in _batches(config, model, collate, split):
             seen = _ablated(batch, ablation)
-            output = model(**seen.model_inputs())
+            output = model(**seen.model_inputs(model.batch_fields))
             parts.append(_encoded(output, seen, diseases, number * STUDIES_OF_A_SPLIT))
     columns = [one.name for one in fields(Encoded) if one.name != "spoken"]
     joined = Spoken.joined([part.spoken for part in parts], [len(part.image) for part in parts])

@@ -17,7 +17,7 @@ from accelerate.state import AcceleratorState
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from cogaze.config import FitConfig, ModelConfig, RunConfig
+from cogaze.config import CoGazeModelConfig, CoGazeRun, FitConfig, RunConfig
 from cogaze.data.collate import CollateConfig, TextConfig, add_special_tokens
 from cogaze.data.dataset import DatasetConfig
 from cogaze.data.plan import PlanConfig
@@ -110,10 +110,10 @@ def run_into(shards: Path, towers: Path) -> Callable[..., RunConfig]:
     """Return run_into(folder, {"fit.max_steps": 2, ...}): the config of a run of 3 steps an epoch."""
 
     def config(out: Path, changes: Mapping[str, Any] | None = None) -> RunConfig:
-        made = RunConfig(
+        made = CoGazeRun(
             out=out,
             shards=str(shards),
-            model=ModelConfig(
+            model=CoGazeModelConfig(
                 vision=str(towers / "vision"),
                 text=str(towers / "text"),
                 tokenizer="",

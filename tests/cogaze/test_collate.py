@@ -193,6 +193,59 @@ class TestLabels:
             CollateConfig(labels="maybe")
 
 
+class TestAllSentences:
+    CONFIG = CollateConfig(
+        text=TextConfig("[CLS] {report}", "[CLS] {indication} {history}", "[CLS] {sentence}"), sentences="all"
+    )
+    REPORT = "1. Clear lungs, 1.5 cm. No effusion. ___"
+
+    def batch(self, tokenizer, *examples) -> Batch:
+        return Collate(tokenizer, self.CONFIG)(list(examples))
+
+    def texts(self, tokenizer, batch):
+        return [
+            text.removeprefix("[CLS] ") for text in texts_of(tokenizer, batch.sentence_input_ids, batch.sentence_mask)
+        ]
+
+    def test_with_gaze_those_dictated_without_those_of_the_report(self, bare_tokenizers):
+        tokenizer = AutoTokenizer.from_pretrained(bare_tokenizers["bytepair"])
+        add_special_tokens(tokenizer)
+        read, told = (
+            example(**spoken(), sections={"findings": "not read."}),
+            example(sections={"impression": self.REPORT}),
+        )
+        silent, filler = example(), example(valid=False)
+        batch = self.batch(tokenizer, read, told, silent, filler)
+        assert self.texts(tokenizer, batch) == [
+            "clear lungs .", "no effusion .", "Clear lungs, 1.5 cm.", "No effusion.",
+        ]  # fmt: skip
+        assert batch.sentence_image.tolist() == [0, 0, 1, 1]
+        assert batch.sentences_per_image.tolist() == [2, 2, 0, 0]
+        assert batch.heatmap.tolist() == [[0, 1, 0, 0], [0, 0, 1, 0], [0] * 4, [0] * 4]
+        assert batch.has_gaze.tolist() == [True, False, False, False]
+
+    def test_a_sentence_without_gaze_of_its_own_has_the_whole_reading_s(self, tokenizer):
+        given = spoken()
+        given["maps"][2] = 0
+        batch = self.batch(tokenizer, example(**given))
+        assert batch.heatmap.tolist() == [[0, 1, 0, 0], [1, 0, 0, 0]]
+
+    def test_dictation_without_sentences_falls_back_to_the_report(self, tokenizer):
+        batch = self.batch(tokenizer, example(**spoken(sentences=()), sections={"findings": "clear lungs ."}))
+        assert batch.sentences_per_image.tolist() == [1]
+        assert batch.has_gaze.tolist() == [False]
+
+    def test_nothing_to_say_is_a_dummy_that_counts_nowhere(self, tokenizer):
+        batch = self.batch(tokenizer, example(), example(valid=False))
+        assert batch.sentence_weight.tolist() == [0]
+        assert batch.sentence_mask.any()
+        assert batch.sentences_per_image.tolist() == [0, 0]
+
+    def test_an_unknown_rule_is_refused(self):
+        with pytest.raises(ValueError, match="sentences is 'some', must be gaze or all"):
+            CollateConfig(sentences="some")
+
+
 class TestBatch:
     def batch(self, tokenizer) -> Batch:
         return Collate(tokenizer)([example(**spoken()), example("reflacx-000000000001", study_id=-3)])

@@ -3,14 +3,25 @@
 import importlib.util
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cogaze.config import FitConfig, ModelConfig, RunConfig, from_options, run_parser
-from cogaze.data.collate import TextConfig
+from cogaze.config import (
+    EGMA_COLLATE,
+    CoGazeModelConfig,
+    CoGazeRun,
+    EgmaModelConfig,
+    EgmaRun,
+    FitConfig,
+    from_options,
+    run_parser,
+)
+from cogaze.data.collate import CollateConfig, TextConfig
 from cogaze.data.dataset import DatasetConfig
-from cogaze.objectives import ObjectiveConfig
+from cogaze.data.loader import WorkerConfig
+from cogaze.objectives import CoGazeWeights, EgmaWeights
 from cogaze.optim import OptimConfig
 
 ROOT = Path(__file__).parents[2]
@@ -18,19 +29,20 @@ TRAINING = [path for path in sorted((ROOT / "configs").glob("*.yaml")) if "gazep
 
 
 def read(path, *options):
-    parser = run_parser(None)
-    return from_options(parser, parser.parse_args(["--config", str(path), "--shards=s", "--out=o", *options]))
+    arguments = ["--config", str(path), "--shards=s", "--out=o", *options]
+    parser = run_parser(None, arguments)
+    return from_options(parser, parser.parse_args(arguments))
 
 
 @pytest.mark.parametrize("path", TRAINING, ids=lambda path: path.stem)
 def test_every_config_of_a_training_can_be_read(path):
-    assert isinstance(read(path), RunConfig)
+    assert isinstance(read(path), EgmaRun if "egma" in path.stem else CoGazeRun)
     first = path.read_text().splitlines()[0]
     assert f"--config configs/{path.name} --shards " in first, "its command"
 
 
 def test_both_configs_of_trainings_are_among_them():
-    assert {path.stem for path in TRAINING} >= {"cogaze_mimic", "demo"}
+    assert {path.stem for path in TRAINING} >= {"cogaze_mimic", "demo", "egma_mimic_eye"}
 
 
 def test_the_published_config_is_the_published_one():
@@ -45,6 +57,44 @@ def test_the_published_config_is_the_published_one():
     objective = config.objective
     assert objective.weights() == {"align": 1, "gaze": 1, "image_disease": 0.5, "report_disease": 0.5}
     assert (objective.topk_ratio, objective.t2i_weight) == (0.25, 0.2)
+
+
+def test_the_published_config_of_egma_is_the_published_one():
+    config = read(ROOT / "configs/egma_mimic_eye.yaml")
+    assert replace(config, workers=WorkerConfig()) == EgmaRun(Path("o"), "s")
+    optim, fit, model, objective = config.optim, config.fit, config.model, config.objective
+    assert (optim.lr, optim.weight_decay, optim.schedule, optim.warmup_share) == (1e-5, 1e-4, "cosine", 0.1)
+    assert (config.plan.global_batch, fit.epochs, config.data.view.size_px) == (40, 10, 256)
+    assert (model.vision, model.text) == ("microsoft/swin-tiny-patch4-window7-224", "emilyalsentzer/Bio_ClinicalBERT")
+    assert (model.hidden_size, model.averaged_layers, model.tuned_blocks) == (512, 4, -1)
+    assert objective.weights() == {"align": 1, "gaze": 1, "mapping": 1}
+    assert (objective.t2i_weight, objective.gaze_text_weight, objective.text_weight) == (0.8, 0.3, 0.5)
+    assert (objective.gaze_threshold, objective.threshold) == (3 / 7, 1 / 7)
+
+
+@pytest.mark.parametrize(
+    ("file", "option"),
+    [("demo", "--objective.mapping=1"), ("egma_mimic_eye", "--model.perceiver_depth=1"), ("demo", "--method=clip")],
+)
+def test_options_of_another_method_are_refused(file, option):
+    with pytest.raises(SystemExit) as stop:
+        read(ROOT / f"configs/{file}.yaml", option)
+    assert stop.value.code == 2
+
+
+def test_an_option_may_say_the_method():
+    arguments = ["--method", "egma", "--shards=s", "--out=o", "--objective.mapping=2", "--collate.text.max_tokens=9"]
+    parser = run_parser(None, arguments)
+    config = from_options(parser, parser.parse_args(arguments))
+    assert (type(config), config.objective.mapping, config.method) == (EgmaRun, 2, "egma")
+    assert config.collate == replace(EGMA_COLLATE, text=replace(EGMA_COLLATE.text, max_tokens=9))
+
+
+def test_a_method_has_its_own_sentences():
+    with pytest.raises(ValueError, match=r"collate.sentences is gaze, but egma learns from .* rule all; set it so"):
+        EgmaRun(Path("o"), "s", collate=CollateConfig())
+    with pytest.raises(ValueError, match="method is egma, but these are options of cogaze"):
+        CoGazeRun(Path("o"), "s", method="egma")
 
 
 def test_an_option_overrides_the_file():
@@ -67,19 +117,22 @@ def test_unknown_and_shortened_options_and_values_are_refused(option):
         (OptimConfig, "plateau_factor", 1.0, "optim.plateau_factor is 1.0, must be above 0 and below 1"),
         (OptimConfig, "weight_decay", -0.1, "optim.weight_decay is -0.1, must be at least 0"),
         (OptimConfig, "betas", (0.9, 1.0), r"optim.betas is \(0.9, 1.0\), must each be at least 0 and below 1"),
-        (ObjectiveConfig, "gaze", -1.0, "objective.gaze is -1.0, must be at least 0"),
-        (ObjectiveConfig, "topk_ratio", 1.1, "objective.topk_ratio is 1.1, must be a share from 0 to 1"),
-        (ObjectiveConfig, "topk_ratio", -0.1, "objective.topk_ratio is -0.1, must be a share"),
-        (ObjectiveConfig, "t2i_weight", 2.0, "objective.t2i_weight is 2.0, must be a share"),
-        (ObjectiveConfig, "class_beta", 1.0, "objective.class_beta is 1.0, must be at least 0 and below 1"),
-        (ModelConfig, "hidden_size", 0, "model.hidden_size is 0, must be at least 1"),
-        (ModelConfig, "projector_hidden_size", 0, "model.projector_hidden_size is 0, must be at least 1"),
-        (ModelConfig, "perceiver_depth", 0, "model.perceiver_depth is 0, must be at least 1"),
-        (ModelConfig, "perceiver_latents", -2, "model.perceiver_latents is -2, must be at least 1"),
-        (ModelConfig, "perceiver_heads", 0, "model.perceiver_heads is 0, must be at least 1"),
-        (ModelConfig, "perceiver_dim_head", 0, "model.perceiver_dim_head is 0, must be at least 1"),
-        (ModelConfig, "text_layers", -1, "model.text_layers is -1, must be at least 0"),
-        (ModelConfig, "tuned_blocks", -2, "model.tuned_blocks is -2, must be at least -1"),
+        (CoGazeWeights, "gaze", -1.0, "objective.gaze is -1.0, must be at least 0"),
+        (CoGazeWeights, "topk_ratio", 1.1, "objective.topk_ratio is 1.1, must be a share from 0 to 1"),
+        (CoGazeWeights, "topk_ratio", -0.1, "objective.topk_ratio is -0.1, must be a share"),
+        (CoGazeWeights, "t2i_weight", 2.0, "objective.t2i_weight is 2.0, must be a share"),
+        (EgmaWeights, "mapping", -1.0, "objective.mapping is -1.0, must be at least 0"),
+        (EgmaWeights, "threshold", 1.5, "objective.threshold is 1.5, must be a share from 0 to 1"),
+        (EgmaModelConfig, "averaged_layers", 0, "model.averaged_layers is 0, must be at least 1"),
+        (CoGazeWeights, "class_beta", 1.0, "objective.class_beta is 1.0, must be at least 0 and below 1"),
+        (CoGazeModelConfig, "hidden_size", 0, "model.hidden_size is 0, must be at least 1"),
+        (CoGazeModelConfig, "projector_hidden_size", 0, "model.projector_hidden_size is 0, must be at least 1"),
+        (CoGazeModelConfig, "perceiver_depth", 0, "model.perceiver_depth is 0, must be at least 1"),
+        (CoGazeModelConfig, "perceiver_latents", -2, "model.perceiver_latents is -2, must be at least 1"),
+        (CoGazeModelConfig, "perceiver_heads", 0, "model.perceiver_heads is 0, must be at least 1"),
+        (CoGazeModelConfig, "perceiver_dim_head", 0, "model.perceiver_dim_head is 0, must be at least 1"),
+        (CoGazeModelConfig, "text_layers", -1, "model.text_layers is -1, must be at least 0"),
+        (CoGazeModelConfig, "tuned_blocks", -2, "model.tuned_blocks is -2, must be at least -1"),
         (DatasetConfig, "max_corrupt_in_a_row", -1, "data.max_corrupt_in_a_row is -1, must be at least 0"),
         (TextConfig, "report", "[CLS] {text}", r"text.report is '\[CLS\] \{text\}', .* placeholders are \{report\}"),
         (TextConfig, "context", "{report}", r"text.context is .* placeholders are \{indication\} and \{history\}"),
@@ -97,8 +150,8 @@ def test_values_out_of_range_are_refused_with_the_cure(kind, name, value, messag
 
 def test_a_plateau_needs_validations(tmp_path):
     with pytest.raises(ValueError, match=r"schedule is plateau.* fit.validate_every is -1; set it to 0 or more"):
-        RunConfig(tmp_path, "shards", fit=FitConfig(validate_every=-1))
-    RunConfig(tmp_path, "shards", fit=FitConfig(validate_every=-1), optim=OptimConfig(schedule="cosine"))
+        CoGazeRun(tmp_path, "shards", fit=FitConfig(validate_every=-1))
+    CoGazeRun(tmp_path, "shards", fit=FitConfig(validate_every=-1), optim=OptimConfig(schedule="cosine"))
 
 
 def run_pipeline(name, monkeypatch, *options):

@@ -15,7 +15,7 @@ from cogaze.evaluate.control import deal_out
 from cogaze.evaluate.gaze import Spoken, agreement, mean_nss
 from cogaze.evaluate.quick import encode, evaluate_folder
 from cogaze.fit import fit
-from cogaze.models.cogaze import CoGazeOutput
+from cogaze.models.cogaze import CoGazeModel, CoGazeOutput
 from cogaze.models.text import TextFeatures
 from cogaze.models.tiny import TinyTowers, write_tiny_towers
 from cogaze.run import prepare
@@ -56,6 +56,7 @@ class Watched:
     """A model that remembers what it was shown; a vision tower of 4 x 4 patches."""
 
     patch_grid = (4, 4)
+    batch_fields = CoGazeModel.batch_fields
     device = torch.device("cpu")
 
     def __init__(self, tokenizer):
@@ -132,8 +133,8 @@ def test_a_model_without_context_does_not_depend_on_its_words(run_config):
     with torch.no_grad():
         emptied = replace(batch, has_context=torch.zeros_like(batch.has_context))
         other = replace(emptied, context_input_ids=torch.full_like(batch.context_input_ids, 9))
-        one, two = (run.model(**each.model_inputs()).visual_embed for each in (emptied, other))
-        whole = run.model(**batch.model_inputs()).visual_embed
+        one, two = (run.model(**each.model_inputs(run.model.batch_fields)).visual_embed for each in (emptied, other))
+        whole = run.model(**batch.model_inputs(run.model.batch_fields)).visual_embed
     assert torch.equal(one, two)
     assert not torch.allclose(whole[batch.has_context], one[batch.has_context], atol=1e-6)
 

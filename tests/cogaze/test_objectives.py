@@ -10,14 +10,7 @@ import torch
 from cogaze.data.collate import Batch
 from cogaze.losses.sums import LossSum
 from cogaze.models.cogaze import CoGazeOutput
-from cogaze.objectives import (
-    ObjectiveConfig,
-    align_loss,
-    cogaze_losses,
-    expected_counts,
-    weighted_total,
-    with_total,
-)
+from cogaze.objectives import CoGazeObjective, CoGazeWeights, weighted_total, with_total
 
 # 0: gaze, of 4 patches the last shows nothing. 1: labels and an image, no report. 2: whole, gaze and the study of 0.
 # 3: a filler, whose labels must not count.
@@ -26,7 +19,7 @@ HAS_REPORT = [True, False, True, True]
 SHOWN = [[True, True, True, False], [True] * 4, [True] * 4, [True] * 4]
 STUDY = [7, 8, 7, 9]
 SENTENCES_OF = {0: [0, 1], 2: [2]}
-CONFIG = ObjectiveConfig(align=0.7, gaze=1.3, image_disease=0.4, report_disease=0.6, topk_ratio=0.0, t2i_weight=0.35)
+CONFIG = CoGazeWeights(align=0.7, gaze=1.3, image_disease=0.4, report_disease=0.6, topk_ratio=0.0, t2i_weight=0.35)
 EPS = 1e-8
 
 
@@ -145,9 +138,9 @@ COUNTS = {"align": 2, "gaze": 2, "image_disease": 3 * 14 - 1, "report_disease": 
 
 
 def losses_of(output, batch, weights):
-    sums = cogaze_losses(output, batch, weights, CONFIG)
-    aligned = align_loss(output.visual_embed, output.report_embed, output.logit_scale, batch, gather=False)
-    return {**sums, "align": aligned}
+    objective = CoGazeObjective(CONFIG, weights)
+    aligned = objective.aligned([objective.embeddings(output)], [batch])
+    return {**objective.losses(output, batch), "align": aligned}
 
 
 def test_each_loss_is_the_plain_formula(output, batch):
@@ -160,24 +153,24 @@ def test_each_loss_is_the_plain_formula(output, batch):
 
 def test_counts_before_and_after_the_model_are_the_same(output, batch):
     after = {name: loss.count.item() for name, loss in losses_of(output, batch, torch.ones(14)).items()}
-    before = {name: count.item() for name, count in expected_counts(batch).items()}
+    before = {name: count.item() for name, count in CoGazeObjective(CONFIG, torch.ones(14)).counts(batch).items()}
     assert after == before == COUNTS
 
 
 def test_the_total_is_the_weighted_mean_over_processes(output, batch):
     weights = torch.linspace(0.5, 1.5, 14)
     counts = {name: torch.tensor(3.0 * count) for name, count in COUNTS.items()}  # those of three processes
-    total = weighted_total(losses_of(output, batch, weights), counts, CONFIG, world=3)
+    total = weighted_total(losses_of(output, batch, weights), counts, CONFIG.weights(), world=3)
     expected = expected_of(output, batch, weights)
     plain = {"align": 0.7, "gaze": 1.3, "image_disease": 0.4, "report_disease": 0.6}
     means = {name: value / COUNTS[name] for name, value in expected.items()}
     assert total.item() == pytest.approx(sum(plain[name] * means[name] for name in plain), rel=1e-5)
-    assert with_total(means, CONFIG)["loss"] == pytest.approx(total.item(), rel=1e-5)
+    assert with_total(means, CONFIG.weights())["loss"] == pytest.approx(total.item(), rel=1e-5)
 
 
 def test_nothing_to_count_is_0_not_nan():
     nothing = {"gaze": LossSum(torch.tensor(0.0), torch.tensor(0.0))}
-    assert weighted_total(nothing, {"gaze": torch.tensor(0.0)}, CONFIG, world=2) == 0
+    assert weighted_total(nothing, {"gaze": torch.tensor(0.0)}, CONFIG.weights(), world=2) == 0
 
 
 def test_what_no_loss_may_see_changes_none(output, batch, draw):
