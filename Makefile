@@ -15,7 +15,7 @@ SEED ?= 0
 SYNTHETIC ?= out/synthetic-$(SUBJECTS)-$(SEED)
 ARGS ?=
 
-.PHONY: help setup demo demo-shards reproduce shards shards-real check test test-slow soak bench clean
+.PHONY: help setup demo demo-shards reproduce shards shards-real check test test-slow soak fuzz bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -89,6 +89,10 @@ test-slow: setup ## the slow tests
 SEEDS ?= 50
 soak: setup ## kill -9 of builds and of their workers at random moments, resumed and compared; SEEDS=50, ARGS
 	$(BIN)/python tests/soak.py --seeds $(SEEDS) $(ARGS)
+
+INPUTS ?= 110000
+fuzz: setup ## every reader fed damaged and hostile files; INPUTS=110000, ARGS; out/fuzz.tsv
+	$(BIN)/python tests/fuzz.py --inputs $(INPUTS) $(ARGS)
 
 bench: setup ## ratios against what one would otherwise use, in one run
 	$(BIN)/python benchmarks/maps.py

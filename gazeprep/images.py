@@ -255,6 +255,8 @@ def _decode_dicom(file: BinaryIO) -> GrayImage:
         _check_compressed(dataset, size)
         # raw: no colour conversion
         stored = pixel_array(dataset, raw=True, decoding_plugin=_decoding_plugin(dataset))
+        if stored.shape != size[::-1]:  # pydicom makes frames of whatever bytes follow the first
+            raise ValueError("more pixels than the header says")
     if stored.dtype.kind not in "ui" or stored.itemsize > 2:
         raise InputError(
             "image_unsupported", f"the DICOM pixels are {stored.dtype}, 8 or 16 bits are read; convert the image"

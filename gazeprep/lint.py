@@ -157,6 +157,7 @@ def _read_parquet(store: Store, name: str, listed: Row, schema: pa.Schema, found
         data = store.read(name)
         found += [replace(problem, shard=name) for problem in _byte_problems(len(data), hashlib.sha256(data), listed)]
         table = pq.read_table(io.BytesIO(data))
+        table.validate(full=True)  # of text that is no UTF-8, which pandas would meet later
     except FileNotFoundError:
         found.append(Problem("missing_file", "is not there", name))
         return None

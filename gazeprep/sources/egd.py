@@ -33,7 +33,8 @@ LARGEST = float(np.finfo(np.float64).max)
 ID_LENGTH = 44
 CALIBRATION_ID_LENGTH = 39  # rows of calibration pictures carry a real id cut by 5 characters
 DIAGNOSES = ("Normal", "CHF", "pneumonia")
-FILE_ID = re.compile(r"\w[\w.-]*")
+FILE_ID = re.compile(r"\w[\w.-]{0,199}")
+NUMBER_ID = re.compile(r"\d{1,20}")
 IMAGE_PATH = re.compile(r"/p(?P<patient_id>\d+)/s(?P<study_id>\d+)/")
 
 MASTER_COLUMNS = ("dicom_id", "path", "study_id", "patient_id")
@@ -210,7 +211,7 @@ def _number_id(cells: dict[str, str], column: str, row: int) -> str:
     in_path = IMAGE_PATH.search(cells["path"])
     if not text and in_path:
         return in_path[column]
-    if not text.isdecimal():
+    if not NUMBER_ID.fullmatch(text):
         raise bad_cell(MASTER, row, column, "is not a number, and path does not tell it")
     return text
 

@@ -393,7 +393,7 @@ def _bad_cell(reason: str, kind: str, column: str, bad: npt.NDArray[np.bool_], w
 def _plain_ids(table: pd.DataFrame, column: str, letter: str, kind: str) -> pd.Series:
     """Return ids as digits, without the letter of their folders or files."""
     ids = table[column].str.strip().str.removeprefix(letter)
-    bad = ~ids.str.isdecimal().to_numpy(dtype=bool)
+    bad = ~ids.str.fullmatch(r"\d{1,20}").to_numpy(dtype=bool)  # more digits would name no folder
     if bad.any():
         raise _bad_cell("bad_id", kind, column, bad, "is not a number; check that the columns are not shifted")
     return ids

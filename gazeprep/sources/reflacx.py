@@ -17,6 +17,7 @@ DATASET = "reflacx"
 SOURCE = "REFLACX 1.0.0"
 PHASES = (1, 2, 3)
 READING_ID = re.compile(r"P[123]\d{2}R\d{6}")
+SUBJECT_ID = re.compile(r"\d{1,20}")
 IMAGE_PATH = re.compile(r"files/p\d{2}/p(?P<subject>\d+)/s(?P<study>\d+)/(?P<dicom>[^/]+)\.dcm$")
 
 META_COLUMNS = (
@@ -125,6 +126,8 @@ def listed_readings(
         if cells["split"] not in SPLITS:
             raise bad_cell(kind, row, "split", f"is none of {', '.join(SPLITS)}")
         subject_id = cells["subject_id"].strip().removeprefix("p").removesuffix(".0")
+        if not SUBJECT_ID.fullmatch(subject_id):  # it names a folder of MIMIC-Eye
+            raise bad_cell(kind, row, "subject_id", "is not a number")
         folder = root_of(subject_id) / "main_data" / reading_id
         found.append(
             ReflacxReading(

@@ -418,12 +418,19 @@ def _read_images(source: TableSource) -> list[TableImage]:
                 split=cells["split"],
                 view_position=cells["view_position"],
                 size=None if sizes is None else _size(sizes[row]),
-                image=ref if (root / path).exists() else None,
+                image=ref if _is_there(root / path) else None,
                 context=sections if sections != Context() else None,
                 synthetic=every_synthetic or TRUTH[cells["synthetic"].lower()],
             )
         )
     return found
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name longer than names can be
+        return False
 
 
 def _size(cells: FloatArray) -> Size | None:
