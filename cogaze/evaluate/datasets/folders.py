@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -55,6 +55,12 @@ def pictures_below(root: Path, folders: Sequence[str], source: str) -> dict[str,
             if kind is not None and not path.name.startswith("."):
                 found[relative] = ImageRef(str(root), relative, kind, source)
     return found
+
+
+def pictures_at(root: Path, paths: Iterable[str], source: str) -> dict[str, ImageRef]:
+    """Return those of these pictures that are there, by their paths relative to the root."""
+    kinds = ((path, _KINDS[Path(path).suffix.lower()]) for path in paths if (root / path).is_file())
+    return {path: ImageRef(str(root), path, kind, source) for path, kind in kinds}
 
 
 def by_stem(pictures: Mapping[str, ImageRef], dataset: str) -> dict[str, ImageRef]:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from cogaze.evaluate.datasets.chexpert import read_chexpert
+from cogaze.evaluate.datasets.chexpert_200 import read_chexpert_5x200, read_chexpert_8x200
 from cogaze.evaluate.datasets.nih import read_nih
 from cogaze.evaluate.datasets.rsna import read_rsna
 from cogaze.evaluate.datasets.siim import read_siim
@@ -14,6 +16,9 @@ READERS: Mapping[str, Callable[..., EvalSet]] = {
     "rsna": read_rsna,
     "siim": read_siim,
     "nih": read_nih,
+    "chexpert": read_chexpert,
+    "chexpert_5x200": read_chexpert_5x200,
+    "chexpert_8x200": read_chexpert_8x200,
 }
 
 
