@@ -124,7 +124,10 @@ def run_seed(seed: int, ground: Ground) -> Outcome:
             if hits[-1].phase == TOO_LATE and "build" not in step.verb:
                 break
         else:
-            rebuilt += sum(int(count) for count in BUILT_NOW.findall(_finish(step.options)))
+            left = step.shards - finished_shards(step.out)
+            built = sum(int(count) for count in BUILT_NOW.findall(_finish(step.options)))
+            assert step.before or built == len(left)
+            rebuilt += built
         assert_only_whole_files(step.out, step.whole)
         if step.last:
             assert finals(step.out).keys() == step.whole.keys()
