@@ -329,7 +329,10 @@ def _read_index(store: Store, manifest: Mapping[str, Any]) -> pd.DataFrame:
         index = table.to_pandas()
     except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
         raise ValueError(f"index.parquet {_unreadable(error)}") from None
-    if table_facts({"index.parquet": data})["index.parquet"] != manifest["tables"]["index.parquet"]:
+    listed = manifest.get("tables")
+    if not isinstance(listed, dict) or table_facts({"index.parquet": data})["index.parquet"] != listed.get(
+        "index.parquet"
+    ):
         raise ValueError(
             "index.parquet is not the one that dataset.json lists: its bytes were changed, or it is another build's; "
             "copy both again, or run the build again"

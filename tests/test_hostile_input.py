@@ -570,6 +570,14 @@ def test_an_index_whose_text_is_no_utf_8(out, byte):
         ShardFolder(out)
 
 
+@pytest.mark.parametrize("tables_listed", [{}, [], None])
+def test_a_manifest_that_lists_no_index(out, tables_listed):
+    manifest = json.loads((out / "dataset.json").read_text()) | {"tables": tables_listed}
+    (out / "dataset.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"index\.parquet is not the one that dataset\.json lists"):
+        ShardFolder(out)
+
+
 def test_a_path_longer_than_paths_can_be_is_an_image_that_is_missing(tables, tmp_path, inline):
     tables.image("whole")
     tables.images.append(f"long,{'a' * 5000}.png,s2,train")
