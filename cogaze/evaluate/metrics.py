@@ -53,3 +53,69 @@ def chance_rank(relevant: npt.NDArray[np.integer], candidates: int) -> float:
     return float(
         bisect_left(range(1, candidates + 1), 0.5 - 1e-9, key=lambda k: chance_recall(relevant, candidates, k)) + 1
     )
+
+
+# --- weights (resamples, samples) say how often each sample was drawn; NaN where a figure does not exist
+
+
+def weighted_auroc(labels: npt.NDArray[np.integer], scores: FloatArray, weights: FloatArray) -> FloatArray:
+    """Area under the ROC curve (resamples,) of labels (samples,) of 0 and 1; ties count half."""
+    positive, negative = _by_score(labels, scores, weights)
+    below = np.cumsum(negative, axis=1) - negative
+    pairs = positive.sum(axis=1) * negative.sum(axis=1)
+    return _share((positive * (below + negative / 2)).sum(axis=1), pairs)
+
+
+def weighted_average_precision(labels: npt.NDArray[np.integer], scores: FloatArray, weights: FloatArray) -> FloatArray:
+    """Average precision (resamples,) of labels (samples,): precision at each score times the recall that it adds."""
+    positive, negative = _by_score(labels, -scores, weights)
+    found = np.cumsum(positive, axis=1)
+    precision = _share(found, found + np.cumsum(negative, axis=1))
+    return _share(np.nansum(precision * positive, axis=1), positive.sum(axis=1))
+
+
+def _by_score(
+    labels: npt.NDArray[np.integer], scores: FloatArray, weights: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Sum the weights of positives and negatives (resamples, distinct scores), from the lowest score on."""
+    order = np.argsort(scores, kind="stable")
+    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
+    positive = weights[:, order] * labels[order]
+    every = np.add.reduceat(weights[:, order], starts, axis=1)
+    of_positives = np.add.reduceat(positive, starts, axis=1)
+    return of_positives, every - of_positives
+
+
+def weighted_confusion(
+    labels: npt.NDArray[np.integer], said: npt.NDArray[np.integer], classes: int, weights: FloatArray
+) -> FloatArray:
+    """Sum the weights by class and what is said of it (resamples, classes, classes)."""
+    cells = np.eye(classes * classes)[labels * classes + said]
+    return np.asarray((weights @ cells).reshape(-1, classes, classes))
+
+
+def accuracy_of(confusion: FloatArray) -> FloatArray:
+    """Share (resamples,) of what is said that is so."""
+    return _share(np.trace(confusion, axis1=1, axis2=2), confusion.sum(axis=(1, 2)))
+
+
+def balanced_accuracy_of(confusion: FloatArray) -> FloatArray:
+    """Mean (resamples,) over the classes that occur of the share that is found."""
+    return mean_of_defined(_share(np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(axis=2)))
+
+
+def f1_of(confusion: FloatArray) -> FloatArray:
+    """F1 (resamples, classes) of each class; NaN for one that does not occur."""
+    both = confusion.sum(axis=1) + confusion.sum(axis=2)
+    f1 = _share(2 * np.diagonal(confusion, axis1=1, axis2=2), both)
+    return np.where(confusion.sum(axis=2) > 0, f1, np.nan)
+
+
+def mean_of_defined(values: FloatArray) -> FloatArray:
+    """Mean (rows,) of the numbers of each row (rows, columns); NaN where it has none."""
+    there = np.isfinite(values)
+    return _share(np.where(there, values, 0.0).sum(axis=1), there.sum(axis=1).astype(np.float64))
+
+
+def _share(part: FloatArray, whole: FloatArray) -> FloatArray:
+    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)

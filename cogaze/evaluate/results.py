@@ -19,6 +19,7 @@ from gazeprep.schema import InputError
 
 REPEATS = 1000
 LEVEL = 0.95
+CELLS = 2**22  # counts of rows in resamples that are made at once
 LEAST_DEFINED = 0.9  # share of the resamples in which a figure exists, below which it has no interval
 OURS = ("cogaze.", "gazeprep.")
 FOLDERS = re.compile(r"(?:[A-Za-z]+://|[A-Za-z]:\\|~?/)[^\s'\",;:)]*[/\\]")
@@ -74,16 +75,38 @@ def bootstrap(
     rows stay together; each row is its own by default. A resample in which the figure does not exist (NaN) is left
     out; where more than a tenth are, there is no interval. The same seed gives the same interval.
     """
-    rows = _rows_by_group(len(arrays[0]), groups)
-    if repeats < 1 or len(rows) < 2:
-        return Interval(None, None, "one group alone" if len(rows) < 2 else "no resamples asked for")
-    rng = np.random.default_rng(seed)
-    values = np.full(repeats, np.nan)
-    for repeat in range(repeats):
-        drawn = rng.integers(len(rows), size=len(rows))
-        places = np.concatenate([rows[number] for number in drawn])
-        values[repeat] = function(*(array[places] for array in arrays))
-    defined = values[np.isfinite(values)]
+
+    def of_each(counts: FloatArray) -> FloatArray:
+        drawn = (np.repeat(np.arange(counts.shape[1]), row) for row in counts.astype(np.int64))
+        return np.array([function(*(array[places] for array in arrays)) for places in drawn])
+
+    return weighted_bootstrap(of_each, len(arrays[0]), groups, repeats=repeats, seed=seed)
+
+
+def weighted_bootstrap(
+    function: Callable[[FloatArray], FloatArray],
+    count: int,
+    groups: npt.NDArray[Any] | Sequence[Any] | None = None,
+    *,
+    repeats: int = REPEATS,
+    seed: int = 0,
+) -> Interval:
+    """Return `bootstrap` of what a function makes of many resamples at once: the same draws, in far less time.
+
+    function: how often each of `count` rows was drawn (resamples, count) to figures (resamples,).
+    """
+    number = _numbered(count, groups)
+    own = int(number.max()) + 1 if count else 0
+    if own < 2 or repeats < 1:
+        return Interval(None, None, "one group alone" if own < 2 else "no resamples asked for")
+    rng, values = np.random.default_rng(seed), []
+    at_once = max(1, CELLS // count)
+    for start in range(0, repeats, at_once):
+        drawn = rng.integers(own, size=(min(at_once, repeats - start), own))
+        counts = np.stack([np.bincount(row, minlength=own) for row in drawn])
+        values.append(function(counts[:, number].astype(np.float64)))
+    found = np.concatenate(values)
+    defined = found[np.isfinite(found)]
     if len(defined) < LEAST_DEFINED * repeats:
         return Interval(None, None, f"exists in {len(defined)} of {repeats} resamples only")
     low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
@@ -97,29 +120,20 @@ def mean_interval(
     repeats: int = REPEATS,
     seed: int = 0,
 ) -> Interval:
-    """Return `bootstrap` of the mean of values (N,), by sums over groups: the same draws, in less time."""
-    rows = _rows_by_group(len(values), groups)
-    if repeats < 1 or len(rows) < 2:
-        return Interval(None, None, "one group alone" if len(rows) < 2 else "no resamples asked for")
-    sums = np.array([values[own].sum() for own in rows])
-    counts = np.array([len(own) for own in rows])
-    rng = np.random.default_rng(seed)
-    means = np.empty(repeats)
-    for repeat in range(repeats):
-        drawn = rng.integers(len(rows), size=len(rows))
-        means[repeat] = sums[drawn].sum() / counts[drawn].sum()
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(float(low), float(high))
+    """Return `bootstrap` of the mean of values (N,)."""
+
+    def means(counts: FloatArray) -> FloatArray:
+        return np.asarray(counts @ values / counts.sum(axis=1))
+
+    return weighted_bootstrap(means, len(values), groups, repeats=repeats, seed=seed)
 
 
-def _rows_by_group(count: int, groups: npt.NDArray[Any] | Sequence[Any] | None) -> list[npt.NDArray[np.int64]]:
+def _numbered(count: int, groups: npt.NDArray[Any] | Sequence[Any] | None) -> npt.NDArray[np.int64]:
     if groups is None:
-        return list(np.arange(count)[:, None])
+        return np.arange(count)
     if len(groups) != count:
         raise ValueError(f"{len(groups)} groups for {count} rows; give one for each row")
-    _, number = np.unique(np.asarray(groups), return_inverse=True)
-    order = np.argsort(number, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(number[order])) + 1)
+    return np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1)
 
 
 @dataclass(frozen=True)
