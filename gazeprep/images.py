@@ -219,13 +219,17 @@ def _raster_size(file: BinaryIO) -> Size:
 
 
 def _check_png(data: bytes) -> None:
-    """Raise ValueError where a part of a PNG has another checksum than it says: OpenCV passes over that."""
-    at, view = len(_PNG_SIGNATURE), memoryview(data)
-    while data.startswith(_PNG_SIGNATURE) and at < len(data):
+    """Raise ValueError where a part of a PNG has another checksum than it says: OpenCV passes over that.
+
+    What follows its end is nobody's, as for every reader of PNG.
+    """
+    at, kind, view = len(_PNG_SIGNATURE), b"", memoryview(data)
+    while data.startswith(_PNG_SIGNATURE) and kind != b"IEND":
         (length,) = struct.unpack_from(">I", data, at)
         (promised,) = struct.unpack_from(">I", data, at + 8 + length)
         if zlib.crc32(view[at + 4 : at + 8 + length]) != promised:
             raise ValueError("a wrong checksum")
+        kind = bytes(view[at + 4 : at + 8])
         at += 12 + length
 
 
