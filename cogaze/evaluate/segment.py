@@ -7,7 +7,7 @@ never counts. Masks are of the canvas.
 
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -153,18 +153,46 @@ def shown_on_canvas(view: View) -> Mask:
 
 @dataclass(frozen=True, eq=False)
 class MaskedFeatures:
-    """N images as the frozen encoder sees them, arrays in memory or on disk.
+    """Images as the frozen encoder sees them, arrays in memory or on disk; `rows` (N,) of them, all by default.
 
-    patches (N, P, width), latents (N, L, dim), mask and shown (N, px, px) bool.
+    patches (M, P, width), latents (M, L, dim), mask and shown (M, px, px) bool.
     """
 
     patches: npt.NDArray[np.floating]
     latents: npt.NDArray[np.floating]
     mask: BoolArray
     shown: BoolArray
+    rows: npt.NDArray[np.intp] | None = None
 
     def __len__(self) -> int:
-        return len(self.patches)
+        return len(self.patches) if self.rows is None else len(self.rows)
+
+    def part(self, rows: npt.NDArray[np.intp]) -> "MaskedFeatures":
+        """Return some of the images, without reading them."""
+        return replace(self, rows=rows if self.rows is None else self.rows[rows])
+
+    def batches(self, order: npt.NDArray[np.intp], size: int) -> Iterator["Masked"]:
+        """Read images in batches, in an order of 0..N."""
+        places = order if self.rows is None else self.rows[order]
+        for start in range(0, len(places), size):
+            chosen = places[start : start + size]
+            columns = (self.patches, self.latents, self.mask, self.shown)
+            yield Masked(*(torch.from_numpy(np.array(column[chosen])) for column in columns))
+
+
+@dataclass(frozen=True, eq=False)
+class Masked:
+    """A batch of MaskedFeatures as tensors, B images."""
+
+    patches: Tensor
+    latents: Tensor
+    mask: Tensor
+    shown: Tensor
+
+    def to(self, device: torch.device | str) -> "Masked":
+        """Move it to a device, features as float32."""
+        patches, latents = (one.to(device, torch.float32) for one in (self.patches, self.latents))
+        return Masked(patches, latents, self.mask.to(device), self.shown.to(device))
 
 
 @dataclass(frozen=True)
@@ -204,7 +232,11 @@ class Segmenter:
 
 
 def train_segmenter(
-    train: MaskedFeatures, validate: MaskedFeatures, grid: tuple[int, int], config: SegmentConfig
+    train: MaskedFeatures,
+    validate: MaskedFeatures,
+    grid: tuple[int, int],
+    config: SegmentConfig,
+    device: torch.device | str = "cpu",
 ) -> Segmenter:
     """Train a decoder on `train`; `validate` alone decides when it stops and where the threshold lies."""
     with torch.random.fork_rng(devices=[]):
@@ -218,11 +250,12 @@ def train_segmenter(
             heads=config.heads,
             doublings=config.doublings,
         )
+    decoder.to(device)
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     best, best_epoch, threshold, scores = deepcopy(decoder.state_dict()), -1, 0.5, list[float]()
     for epoch in range(config.epochs):
         _train_epoch(decoder, optimizer, train, config, epoch)
-        overlap = overlaps(decoder, validate, THRESHOLDS, config.batch)
+        overlap = overlaps(decoder, validate, THRESHOLDS, config.batch, device)
         column = overlap.best_threshold()
         scores.append(dice_mean(overlap.at(column)))
         if scores[-1] > max(scores[:-1], default=-1.0):
@@ -243,13 +276,20 @@ def segmentation_loss(logits: Tensor, mask: Tensor, shown: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def overlaps(decoder: nn.Module, images: MaskedFeatures, thresholds: npt.ArrayLike, batch: int) -> Overlap:
+def overlaps(
+    decoder: nn.Module,
+    images: MaskedFeatures,
+    thresholds: npt.ArrayLike,
+    batch: int,
+    device: torch.device | str = "cpu",
+) -> Overlap:
     """Count what a decoder predicts of images at thresholds (T,); padding is predicted by nobody."""
     decoder.eval()
     parts = []
-    for rows in _batches(np.arange(len(images)), batch):
-        probability = decoder(*_inputs(images, rows)).sigmoid().numpy() * images.shown[rows]
-        parts.append(Overlap.of(probability, images.mask[rows] & images.shown[rows], thresholds))
+    for read in images.batches(np.arange(len(images)), batch):
+        one = read.to(device)
+        probability = decoder(one.patches, one.latents).sigmoid() * one.shown
+        parts.append(Overlap.of(probability.cpu().numpy(), (read.mask & read.shown).numpy(), thresholds))
     return Overlap.joined(parts)
 
 
@@ -258,18 +298,9 @@ def _train_epoch(
 ) -> None:
     decoder.train()
     order = np.random.default_rng([config.seed, epoch]).permutation(len(train))
-    for rows in _batches(order, config.batch):
-        logits = decoder(*_inputs(train, rows))
-        loss = segmentation_loss(logits, torch.from_numpy(train.mask[rows]), torch.from_numpy(train.shown[rows]))
+    device = next(decoder.parameters()).device
+    for one in (read.to(device) for read in train.batches(order, config.batch)):
+        logits = decoder(one.patches, one.latents)
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(segmentation_loss(logits, one.mask, one.shown))
         optimizer.step()
-
-
-def _inputs(images: MaskedFeatures, rows: npt.NDArray[np.intp]) -> tuple[Tensor, Tensor]:
-    return tuple(torch.from_numpy(np.asarray(column[rows])).float() for column in (images.patches, images.latents))  # type: ignore[return-value]
-
-
-def _batches(rows: npt.NDArray[np.intp], size: int) -> Iterator[npt.NDArray[np.intp]]:
-    for start in range(0, len(rows), size):
-        yield np.sort(rows[start : start + size])
