@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,35 +18,16 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from cogaze.data.collate import CollateConfig, check_special_tokens, normalised
 from cogaze.data.transforms import View, ViewConfig
 from cogaze.evaluate.canvas import Canvas, CanvasReader
+from cogaze.evaluate.methods import METHODS, Method, Shown, Tokens
 from cogaze.evaluate.metrics import FloatArray
 from cogaze.evaluate.processes import batches_of, rows_in_order
 from cogaze.evaluate.records import EvalImage
 from cogaze.evaluate.similarity import Embedded, Similarity
-from cogaze.models.cogaze import CoGazeModel
 
 Images = Sequence[EvalImage] | Sequence[Canvas]
 RUN_FILE = "run.json"
 BATCH = 32  # images
 TEXTS = 64  # of a batch
-
-
-@dataclass(frozen=True, eq=False)
-class Tokens:
-    """Texts as token numbers and mask, (texts, length) each; True in the mask for a token."""
-
-    ids: Tensor
-    mask: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Shown:
-    """B images as tensors: pixel_values (B, 3, H, W), patch_mask (B, P), view_position (B,), context, has_context."""
-
-    pixel_values: Tensor
-    patch_mask: Tensor
-    view_position: Tensor
-    context: Tokens
-    has_context: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,62 +43,6 @@ class Features:
     pooled: Tensor
     patch_mask: Tensor
     views: tuple[View, ...]
-
-
-class Method(Protocol):
-    """What differs between the methods."""
-
-    model: Any
-    report: str  # prompts with their placeholder
-    sentence: str
-
-    def see(self, shown: Shown) -> tuple[Tensor, Tensor]:
-        """Return patches (B, P, D) and latents (B, L, D)."""
-
-    def texts(self, tokens: Tokens) -> Tensor:
-        """Return one vector (texts, D) for each whole text."""
-
-    def sentences(self, tokens: Tokens) -> Tensor:
-        """Return one vector (sentences, D) for each spoken sentence."""
-
-    def scale(self) -> Tensor:
-        """Return what multiplies a cosine of sentence and patch."""
-
-
-class CoGaze:
-    """CoGaze: an image is the mean of its visual latents, a report the mean of its tokens."""
-
-    def __init__(self, model: CoGazeModel, collate: CollateConfig) -> None:
-        self.model = model
-        self.report, self.sentence = collate.text.report, collate.text.sentence
-
-    def see(self, shown: Shown) -> tuple[Tensor, Tensor]:
-        """Return patches (B, P, D) and visual latents (B, L, D)."""
-        model = self.model
-        patches = model.encode_image(shown.pixel_values, shown.view_position).patch_features
-        context = model.encode_text(shown.context.ids, shown.context.mask).token_features
-        latents = model.fuse(patches, shown.patch_mask, context, shown.context.mask, shown.has_context)
-        return patches[:, 1:], latents.visual
-
-    def texts(self, tokens: Tokens) -> Tensor:
-        """Return the pooled report embedding (texts, D)."""
-        pooled: Tensor = self.model.encode_text(tokens.ids, tokens.mask).pooled
-        return pooled
-
-    def sentences(self, tokens: Tokens) -> Tensor:
-        """Return sentence embeddings (sentences, D), pooled as in training."""
-        features = self.model.encode_text(tokens.ids, tokens.mask)
-        found: Tensor = features.token_features[:, 0] if self.first_token else features.pooled
-        return found
-
-    @property
-    def first_token(self) -> bool:
-        """Whether a sentence is its first token."""
-        return self.model.config.sentence_pooling == "first"
-
-    def scale(self) -> Tensor:
-        """Return the gaze loss's scale."""
-        return self.model.logit_scale_gaze.sum().exp()
 
 
 class Encoder:
@@ -164,13 +89,24 @@ class Encoder:
 
         return rows_in_order(batches_of(len(images), batch), encode)["pooled"].astype(np.float64)
 
+    @torch.no_grad()
     def embedded(self, images: Images, *, with_context: bool = False, batch: int = BATCH) -> Embedded:
-        """Return images as what is compared with texts."""
-        return Embedded.of(self.images(images, with_context=with_context, batch=batch))
+        """Return images as what is compared with texts: CoGaze's one vector each, EGMA's patches that show image."""
+        if not self.method.by_patches:
+            return Embedded.of(self.images(images, with_context=with_context, batch=batch))
+
+        def encode(batches: Sequence[range]) -> Iterator[dict[str, Tensor]]:
+            for seen in self._seen(images, batches):
+                yield {"patches": F.normalize(seen.patches.float(), dim=-1), "mask": seen.patch_mask}
+
+        rows = rows_in_order(batches_of(len(images), batch), encode)
+        return Embedded(rows["patches"][rows["mask"]], rows["mask"].sum(axis=1))
 
     def embedded_texts(self, texts: Sequence[str]) -> Embedded:
-        """Return texts, reports of several sentences among them, as what is compared with images."""
-        return Embedded.of(self.texts(texts))
+        """Return texts as what is compared with images: CoGaze's one vector each, EGMA's sentences."""
+        pieces = [self.method.pieces(text) for text in texts]
+        vectors = self.texts([piece for own in pieces for piece in own])
+        return Embedded(vectors, np.array([len(own) for own in pieces], dtype=np.int64))
 
     def similarity(self, images: Images, texts: Sequence[str], *, with_context: bool = False) -> FloatArray:
         """Return how alike images and texts are (N, M), from -1 to 1."""
@@ -317,13 +253,6 @@ def _config_of(stated: dict[str, Any]) -> Any:
             f"{RUN_FILE} does not hold the config of a run of this version ({type(error).__name__})"
         ) from error
     return parser.instantiate(read)
-
-
-def _cogaze(folder: Path, collate: CollateConfig) -> CoGaze:
-    return CoGaze(CoGazeModel.from_pretrained(folder), collate)
-
-
-METHODS = {"cogaze": _cogaze}
 
 
 def _as_it_is(batch: list[Canvas]) -> list[Canvas]:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import cv2
@@ -11,13 +11,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from processes import in_processes
+from transformers import AutoTokenizer
 
+from cogaze.data.collate import CollateConfig, TextConfig
 from cogaze.data.transforms import ViewConfig
 from cogaze.evaluate.canvas import CanvasReader, age_and_sex
 from cogaze.evaluate.encoder import load_encoder
 from cogaze.evaluate.processes import OtherProcessError, batches_of, rows_in_order
 from cogaze.evaluate.records import EvalImage
 from cogaze.evaluate.similarity import Embedded, Similarity
+from cogaze.losses.egma import batch_contrastive
+from cogaze.models.egma import build_egma
 from gazeprep.schema import ImageRef
 
 TEXTS = ["clear lungs .", "the heart is normal in size .", "no effusion ."]
@@ -145,6 +149,52 @@ def test_a_folder_without_the_run_s_config_is_refused_without_naming_it(tmp_path
     (tmp_path / "model/run.json").write_text(json.dumps({**stated, "method": "gloria"}))
     with pytest.raises(ValueError, match="method 'gloria'"):
         load_encoder(tmp_path / "model")
+
+
+@pytest.fixture(scope="module")
+def egma(towers, tmp_path_factory):
+    """An untrained EGMA for 56 px as a run exports it."""
+    folder = tmp_path_factory.mktemp("egma") / "model"
+    torch.manual_seed(0)
+    vision, text = str(towers / "vision"), str(towers / "text")
+    build_egma(vision, text, image_size=56, hidden_size=16, averaged_layers=1).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(towers / "text").save_pretrained(folder)
+    collate = CollateConfig(
+        TextConfig(report="[CLS] {report} [SEP]", sentence="[CLS] {sentence} [SEP]"), sentences="all"
+    )
+    seen = {"collate": asdict(collate), "data": {"view": asdict(ViewConfig(size_px=56))}}
+    (folder / "run.json").write_text(json.dumps({"method": "egma", **seen}))
+    return load_encoder(folder)
+
+
+def test_egma_compares_patches_and_sentences_as_its_loss_does(egma, tmp_path):
+    square = write_images(tmp_path / "square", 3, shape=(56, 56))
+    reports = ["clear lungs. no effusion.", "the heart is normal in size.", "cough. fever. rule out pneumonia."]
+    seen = next(egma.features(square))
+    sentences = [
+        "clear lungs.",
+        "no effusion.",
+        "the heart is normal in size.",
+        "cough.",
+        "fever.",
+        "rule out pneumonia.",
+    ]
+    spoken = torch.from_numpy(egma.texts(sentences)).float()
+    loss = batch_contrastive(seen.patches, spoken, torch.tensor([2, 1, 3]), torch.tensor(0.0))
+    expected = (loss.patch_similarity + loss.sentence_similarity) / 2
+    assert egma.embedded_texts(reports).count.tolist() == [2, 1, 3]
+    assert egma.similarity(square, reports) == pytest.approx(expected.numpy(), abs=1e-5)
+
+
+def test_egma_leaves_padding_out(egma, tmp_path):
+    narrow = write_images(tmp_path / "narrow", 2, shape=(60, 20))
+    seen = next(egma.features(narrow))
+    assert egma.embedded(narrow).count.tolist() == [8, 8] == seen.patch_mask.sum(dim=1).tolist()
+    mean = seen.patches[0][seen.patch_mask[0]].mean(dim=0)
+    assert seen.pooled[0] == pytest.approx(mean, abs=1e-6)
+    (found,) = egma.attention(narrow[:1], [["clear lungs"]])
+    assert found.sum() == pytest.approx(1)
+    assert not found[0, ~seen.patch_mask[0].numpy()].any()
 
 
 def numbers(folder: Path, images, out: Path | None):
