@@ -7,9 +7,14 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from cogaze.evaluate.datasets.chexpert import read_chexpert
 from cogaze.evaluate.datasets.chexpert_200 import read_chexpert_5x200, read_chexpert_8x200
+from cogaze.evaluate.datasets.covidx import read_covidx
+from cogaze.evaluate.datasets.mimic_5x200 import read_mimic_5x200
 from cogaze.evaluate.datasets.nih import read_nih
+from cogaze.evaluate.datasets.openi import read_openi
 from cogaze.evaluate.datasets.rsna import read_rsna
+from cogaze.evaluate.datasets.shenzhen import read_shenzhen
 from cogaze.evaluate.datasets.siim import read_siim
+from cogaze.evaluate.datasets.tbx11k import read_tbx11k
 from cogaze.evaluate.records import EvalSet
 
 READERS: Mapping[str, Callable[..., EvalSet]] = {
@@ -19,6 +24,11 @@ READERS: Mapping[str, Callable[..., EvalSet]] = {
     "chexpert": read_chexpert,
     "chexpert_5x200": read_chexpert_5x200,
     "chexpert_8x200": read_chexpert_8x200,
+    "mimic_5x200": read_mimic_5x200,
+    "tbx11k": read_tbx11k,
+    "shenzhen": read_shenzhen,
+    "covidx": read_covidx,
+    "openi": read_openi,
 }
 
 

@@ -1,0 +1,63 @@
+"""Datasets by name and their options."""
+
+from pathlib import Path
+
+import pytest
+from twins.rsna import write_rsna
+
+from cogaze.evaluate.datasets import READERS, read_dataset, reader_options
+
+
+def test_every_reader_takes_a_folder_and_lists():
+    assert set(READERS) == {
+        "rsna",
+        "siim",
+        "nih",
+        "chexpert",
+        "chexpert_5x200",
+        "chexpert_8x200",
+        "mimic_5x200",
+        "tbx11k",
+        "shenzhen",
+        "covidx",
+        "openi",
+    }
+    assert all("seed" in reader_options(name) for name in READERS)
+
+
+def test_a_dataset_is_read_by_name_with_its_options(tmp_path):
+    write_rsna(tmp_path / "release", tmp_path / "lists", patients=20)
+    found = read_dataset("rsna", str(tmp_path / "release"), str(tmp_path / "lists"), boxes="cogaze")
+    assert len(found.parts["test"]) == 3
+
+
+WRONG = {
+    "name": (("rsnb", {}), "there is no dataset 'rsnb'; there are rsna, siim"),
+    "option": (("rsna", {"sede": 1}), "rsna has no option sede; it has boxes, missing, seed"),
+    "value": (("chexpert", {"uncertain": "one"}), "uncertain is 'one', must be one of 'ignore', 'zeros', 'ones'"),
+    "type": (("chexpert_5x200", {"per_class": "200"}), "per_class is of type str, must be int"),
+    "true": (("chexpert_5x200", {"seed": True}), "seed is of type bool, must be int"),
+    "folder": (("siim", {}), "SIIM-ACR: its folder does not exist"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_told_with_what_there_is(name, tmp_path):
+    (dataset, options), message = WRONG[name]
+    with pytest.raises(ValueError, match=message) as error:
+        read_dataset(dataset, tmp_path / "nowhere", **options)
+    assert str(tmp_path) not in str(error.value)
+
+
+@pytest.mark.parametrize("dataset", READERS)
+def test_an_empty_folder_is_refused_by_every_reader(dataset, tmp_path):
+    with pytest.raises(ValueError, match=r"not in the folder|holds no XML|of 0 pictures|holds none of") as error:
+        read_dataset(dataset, tmp_path)
+    assert str(tmp_path) not in str(error.value)
+
+
+def test_a_path_may_be_given_as_text(tmp_path):
+    with pytest.raises(ValueError, match=r"train\.csv is not in the folder"):
+        read_dataset("chexpert_5x200", tmp_path, write=str(tmp_path / "lists"))
+    with pytest.raises(ValueError, match=r"train\.csv is not in the folder"):
+        read_dataset("chexpert_5x200", tmp_path, write=Path("lists"))
