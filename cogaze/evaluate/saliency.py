@@ -31,7 +31,7 @@ def text_saliency(encoder: Encoder, canvas: Canvas, texts: Sequence[str]) -> Flo
     vectors = torch.from_numpy(encoder.texts(texts)).to(encoder.device, torch.float32)
     with torch.enable_grad(), _leaf_of(encoder.model.vision) as leaf:
         seen = encoder.see([canvas])
-        similarities = [similarity(seen, vector) for vector in vectors]
+        similarities = [similarity(seen, vector, by_patches=encoder.method.by_patches) for vector in vectors]
         gradients = [torch.autograd.grad(one, leaf, retain_graph=True)[0][0] for one in similarities]
     tokens = leaf[0].detach()[0]
     patches = seen.patch_mask.shape[1]
@@ -39,9 +39,15 @@ def text_saliency(encoder: Encoder, canvas: Canvas, texts: Sequence[str]) -> Flo
     return torch.stack(maps).double().cpu().numpy()
 
 
-def similarity(seen: Features, text: Tensor) -> Tensor:
-    """Return the cosine of one image's pooled latents and a text's vector (D,)."""
-    return F.cosine_similarity(seen.pooled[0].float(), text, dim=0)
+def similarity(seen: Features, text: Tensor, *, by_patches: bool) -> Tensor:
+    """Return how alike one image and a text's unit vector (D,) are, as the method is retrieved by.
+
+    The cosine of the pooled latents; by patches, the mean of the highest and of the mean cosine of a shown patch.
+    """
+    if not by_patches:
+        return F.cosine_similarity(seen.pooled[0].float(), text, dim=0)
+    cosine = F.normalize(seen.patches[0][seen.patch_mask[0]].float(), dim=-1) @ text
+    return (cosine.mean() + cosine.max()) / 2
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
+from cogaze.checkpoint import versions
 from cogaze.evaluate.classify import (
     SHARES,
     ProbeConfig,
@@ -27,7 +28,7 @@ from cogaze.evaluate.finetune import Classifier, FinetuneConfig, Labelled, finet
 from cogaze.evaluate.metrics import FloatArray
 from cogaze.evaluate.processes import Process, batches_of
 from cogaze.evaluate.records import EvalImage, EvalSet
-from cogaze.evaluate.results import Figure, Found, bootstrap
+from cogaze.evaluate.results import Figure, Found, Results, bootstrap
 from cogaze.evaluate.scores import Intervals, Scored, classification_figures
 from cogaze.evaluate.segment import (
     METRICS,
@@ -41,6 +42,7 @@ from cogaze.evaluate.segment import (
     train_segmenter,
 )
 from cogaze.evaluate.zero_shot import groups_of
+from gazeprep.shards import sha256_of
 
 BATCH = 32  # images that are encoded at once
 STORED = ("patches", "latents", "mask", "shown")
@@ -175,6 +177,8 @@ def segmentation(
     encodes its share into it; the decoder is trained by each of them alike.
     """
     parts = parts_of(data)
+    if not any(image.runs or image.boxes for image in parts["train"]):
+        raise ValueError(f"no training image of {data.name} has a mask or a box; choose a set that has some")
     if store.exists():
         raise ValueError("the folder for features is there already; remove it or name another")
     together()
@@ -259,3 +263,44 @@ def together() -> None:
     """Wait for the other processes, if there are any."""
     if Process.current().count > 1:
         dist.barrier()
+
+
+# --- several tasks
+
+
+TASKS = ("linear_probe", "finetune", "segment")
+Configs = Mapping[str, Any]  # shared, probe, finetune, segment
+
+
+def supervised(results: Results, encoder: Encoder, data: EvalSet, tasks: Sequence[str], configs: Configs) -> None:
+    """Run tasks one after another; what stops one is kept among the results in its place.
+
+    Raises ValueError on a task that is none of TASKS.
+    """
+    unknown = [task for task in tasks if task not in TASKS]
+    if unknown or not tasks:
+        raise ValueError(f"tasks are {list(tasks)}, must be one or more of {', '.join(TASKS)}")
+    shared = configs["shared"]
+    runs: dict[str, Callable[[], Found]] = {
+        "linear_probe": lambda: linear_probe(encoder, data, shared, configs["probe"]),
+        "finetune": lambda: full_finetuning(encoder, data, shared, configs["finetune"]),
+        "segment": lambda: segmentation(encoder, data, shared, configs["segment"], results.out / "features"),
+    }
+    for task in tasks:
+        results.attempt(f"{data.name}: {task}", runs[task])
+
+
+def settings_of(model: Path, data: EvalSet, configs: Configs) -> dict[str, Any]:
+    """Return what the figures depend on, as plain json: the model's weights by their sha256, no path."""
+    return {
+        "model": {"sha256": {file.name: sha256_of(file) for file in sorted(model.glob("*.safetensors"))}},
+        "dataset": {
+            "name": data.name,
+            "task": data.task,
+            "classes": list(data.classes),
+            "images": {name: len(images) for name, images in data.parts.items()},
+            "notes": dict(data.notes),
+        },
+        "config": {name: asdict(config) for name, config in configs.items()},
+        "versions": versions(),
+    }

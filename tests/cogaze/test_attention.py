@@ -19,7 +19,8 @@ from cogaze.evaluate.encoder import load_encoder
 from cogaze.evaluate.gaze import METRICS, Gazed
 from cogaze.evaluate.localise import LEVELS, Located, cases_of, naming_sentence, prompt_of
 from cogaze.evaluate.readings import Reading, Region, centre_map, coverage, read_readings
-from cogaze.evaluate.saliency import grad_cam, text_saliency
+from cogaze.evaluate.saliency import grad_cam, similarity, text_saliency
+from cogaze.evaluate.similarity import Embedded, Similarity
 from gazeprep.shards import ShardFolder
 
 GRID = (8, 8)
@@ -332,3 +333,15 @@ def test_a_real_model_is_evaluated_end_to_end(shards, encoder):
     placed = localisation_figures(encoder, held_out, repeats=5).figures
     assert all(0 <= one.value <= 1 for one in placed)
     assert ATTENTION not in placed[0].baselines
+
+
+@pytest.mark.parametrize("by_patches", [False, True])
+def test_what_grad_cam_takes_the_gradient_of_is_what_retrieval_compares(encoder, tmp_path, by_patches):
+    canvas = encoder.picture(write_images(tmp_path / "images", 1)[0])
+    with torch.no_grad():
+        seen = encoder.see([canvas])
+        text = F.normalize(torch.randn(16, generator=torch.Generator().manual_seed(0)), dim=0)
+        found = similarity(seen, text, by_patches=by_patches)
+    vectors = seen.patches[0][seen.patch_mask[0]] if by_patches else seen.pooled
+    image = Embedded(F.normalize(vectors, dim=-1).numpy(), np.array([len(vectors)]))
+    assert found.item() == pytest.approx(Similarity(image, Embedded.of(text[None].numpy())).array()[0, 0], abs=1e-6)

@@ -26,9 +26,17 @@ from cogaze.evaluate.encoder import load_encoder
 from cogaze.evaluate.finetune import Classifier, FinetuneConfig, Labelled, finetune
 from cogaze.evaluate.processes import Process
 from cogaze.evaluate.records import UNKNOWN, EvalImage, EvalSet, LabelledBox
+from cogaze.evaluate.results import Results
 from cogaze.evaluate.scores import Intervals
 from cogaze.evaluate.segment import SegmentConfig
-from cogaze.evaluate.supervised import SupervisedConfig, full_finetuning, linear_probe, parts_of, segmentation
+from cogaze.evaluate.supervised import (
+    SupervisedConfig,
+    full_finetuning,
+    linear_probe,
+    parts_of,
+    segmentation,
+    supervised,
+)
 from gazeprep.schema import ImageRef
 
 QUICK = SupervisedConfig(shares=("100 %",), intervals=Intervals(repeats=1))
@@ -198,6 +206,15 @@ def test_an_encoder_that_knows_the_labels_scores_one_and_one_that_does_not_chanc
     assert (area.value, area.baselines["chance"]) == (pytest.approx(0.5, abs=0.17), 0.5)
 
 
+def test_a_task_that_cannot_be_done_loses_no_other(tmp_path):
+    results = Results(tmp_path, {})
+    configs = {"shared": QUICK, "probe": ProbeConfig(), "segment": DECODER}
+    supervised(results, Knowing(told=True), labelled_set("binary"), ["segment", "linear_probe"], configs)
+    assert results.failed == ["set: segment"]
+    assert "has a mask or a box" in results.outcomes["set: segment"].error
+    assert results.outcomes["set: linear_probe"].figures[0].value == 1
+
+
 def test_a_set_without_a_validation_part_is_refused():
     data = labelled_set("binary")
     with pytest.raises(ValueError, match="no validate part"):
@@ -242,7 +259,7 @@ def encoder(model_folder):
 
 
 @pytest.fixture(scope="module")
-def supervised(encoder, tmp_path_factory):
+def done(encoder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("supervised")
     before = {name: tensor.clone() for name, tensor in encoder.model.state_dict().items()}
     data = bright_set(folder / "images")
@@ -250,44 +267,44 @@ def supervised(encoder, tmp_path_factory):
     return SimpleNamespace(figures=found, before=before, folder=folder, data=data)
 
 
-def test_a_small_model_is_probed_and_tuned(supervised):
-    assert supervised.figures["AUROC (linear probe, 100 %)"].value > 0.6
-    assert supervised.figures["AUROC (fine-tuned, 100 %)"].value > 0.6
-    assert supervised.figures["F1 (fine-tuned, 100 %)"].baselines["always no"] == 0
-    assert supervised.figures["Dice (100 %)"].baselines == {"all empty": 0.5}
-    assert supervised.figures["Dice of positives (100 %)"].baselines == {"all empty": 0}
+def test_a_small_model_is_probed_and_tuned(done):
+    assert done.figures["AUROC (linear probe, 100 %)"].value > 0.6
+    assert done.figures["AUROC (fine-tuned, 100 %)"].value > 0.6
+    assert done.figures["F1 (fine-tuned, 100 %)"].baselines["always no"] == 0
+    assert done.figures["Dice (100 %)"].baselines == {"all empty": 0.5}
+    assert done.figures["Dice of positives (100 %)"].baselines == {"all empty": 0}
 
 
-def test_tuning_leaves_the_encoder_as_it_was(supervised, encoder):
+def test_tuning_leaves_the_encoder_as_it_was(done, encoder):
     for name, tensor in encoder.model.state_dict().items():
-        assert torch.equal(tensor, supervised.before[name]), name
+        assert torch.equal(tensor, done.before[name]), name
     assert not encoder.model.training
 
 
-def test_features_are_not_left_behind(supervised):
-    assert not (supervised.folder / "features").exists()
+def test_features_are_not_left_behind(done):
+    assert not (done.folder / "features").exists()
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_a_frozen_tower_stays_and_the_rest_of_what_an_image_passes_moves(model_folder, supervised, frozen):
+def test_a_frozen_tower_stays_and_the_rest_of_what_an_image_passes_moves(model_folder, done, frozen):
     encoder = load_encoder(model_folder)
-    part = [encoder.picture(one) for one in supervised.data.parts["train"][:4]]
-    labels = labels_of(supervised.data.parts["train"][:4])
+    part = [encoder.picture(one) for one in done.data.parts["train"][:4]]
+    labels = labels_of(done.data.parts["train"][:4])
     classifier = Classifier(encoder, 1, with_context=False, frozen_tower=frozen, seed=0)
     course = finetune(
         classifier, Labelled(part, labels), Labelled(part, labels), "binary", replace(TUNING, epochs=1), 0
     )
     assert len(course.validation) == 1
-    moved = {name for name, one in encoder.model.state_dict().items() if not torch.equal(one, supervised.before[name])}
+    moved = {name for name, one in encoder.model.state_dict().items() if not torch.equal(one, done.before[name])}
     assert any(name.startswith("vision.tower") for name in moved) != frozen
     assert {"perceiver", "image_projector"} <= {name.split(".")[0] for name in moved}
     assert not any(name.startswith("text") for name in moved)
 
 
-def test_a_folder_of_features_that_is_there_is_not_overwritten(encoder, supervised, tmp_path):
+def test_a_folder_of_features_that_is_there_is_not_overwritten(encoder, done, tmp_path):
     (tmp_path / "features" / "train").mkdir(parents=True)
     with pytest.raises(ValueError, match="is there already"):
-        segmentation(encoder, supervised.data, ALL, DECODER, tmp_path / "features")
+        segmentation(encoder, done.data, ALL, DECODER, tmp_path / "features")
     assert (tmp_path / "features" / "train").exists()
 
 
@@ -302,6 +319,6 @@ def compared(model, folder, expected):
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_figures_of_one(model_folder, supervised, tmp_path):
-    expected = {name: (one.value, one.low) for name, one in supervised.figures.items()}
+def test_two_processes_give_the_figures_of_one(model_folder, done, tmp_path):
+    expected = {name: (one.value, one.low) for name, one in done.figures.items()}
     in_processes(compared, model_folder, tmp_path, expected)

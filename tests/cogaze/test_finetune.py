@@ -1,0 +1,71 @@
+"""The command: strict options, figures of a dataset in its own layout, what fails is told and loses nothing."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from accelerate.state import AcceleratorState
+from twins.rsna import write_rsna
+
+PIPELINE = Path(__file__).parents[2] / "pipelines" / "finetune.py"
+QUICK = [
+    *("--shared.shares", '["100 %"]', "--shared.intervals.repeats", 2),
+    *("--finetune.epochs", 1, "--probe.penalties", "[0.1]"),
+    *("--segment.epochs", 1, "--segment.width", 8, "--segment.heads", 2, "--segment.doublings", 1),
+]
+
+
+@pytest.fixture
+def main(monkeypatch):
+    """The pipeline's main as main(*arguments)."""
+    spec = importlib.util.spec_from_file_location("finetune", PIPELINE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def call(*arguments):
+        AcceleratorState._reset_state(True)
+        monkeypatch.setattr(sys, "argv", ["finetune.py", *map(str, arguments)])
+        return module.main()
+
+    yield call
+    AcceleratorState._reset_state(True)
+
+
+@pytest.fixture
+def rsna(tmp_path, model_folder):
+    write_rsna(tmp_path / "rsna", tmp_path / "lists")
+    data = ["--data", "rsna", "--root", tmp_path / "rsna", "--lists", tmp_path / "lists"]
+    return ["--model", model_folder, *data, "--out", tmp_path / "out", *QUICK]
+
+
+def test_every_task_of_rsna(main, rsna, tmp_path, capsys):
+    assert main(*rsna) == 0
+    written = json.loads((tmp_path / "out" / "results.json").read_text())
+    names = [one["name"] for each in written["results"].values() for one in each["figures"]]
+    assert {"AUROC (linear probe, 100 %)", "F1 (fine-tuned, 100 %)", "Dice of positives (100 %)"} <= set(names)
+    assert written["settings"]["config"]["finetune"]["epochs"] == 1
+    assert written["settings"]["dataset"]["task"] == "binary"
+    said = capsys.readouterr().out
+    assert "| Dice (100 %)" in said
+    assert str(tmp_path) not in said + (tmp_path / "out" / "results.json").read_text()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["results.json", "results.md"]
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "said"),
+    [
+        (["--tasks", '["guess"]'], 1, "must be one or more of linear_probe, finetune, segment"),
+        (["--options", '{"boxes": "all"}'], 1, "boxes is 'all'"),
+        (["--shared.shares", '["5 %"]'], 1, "5 %"),
+        (["--finetune.lr", "-1"], 1, "finetune.lr"),
+        (["--fine.lr", "1"], 2, "fine.lr"),
+    ],
+)
+def test_wrong_options_are_told(main, rsna, capsys, more, code, said):
+    try:
+        ended = main(*rsna, *more)
+    except SystemExit as stopped:
+        ended = stopped.code
+    assert (ended, said in capsys.readouterr().err) == (code, True)
