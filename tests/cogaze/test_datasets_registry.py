@@ -1,6 +1,8 @@
 """Datasets by name and their options."""
 
+import re
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import pytest
 from twins.rsna import write_rsna
@@ -61,3 +63,22 @@ def test_a_path_may_be_given_as_text(tmp_path):
         read_dataset("chexpert_5x200", tmp_path, write=str(tmp_path / "lists"))
     with pytest.raises(ValueError, match=r"train\.csv is not in the folder"):
         read_dataset("chexpert_5x200", tmp_path, write=Path("lists"))
+
+
+# --- docs/benchmarks.md
+
+PAGE = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("dataset", READERS)
+def test_the_page_has_every_option_and_its_values(dataset):
+    section = re.search(rf"^## {dataset}\n(.*?)(?=^## )", PAGE, re.MULTILINE | re.DOTALL)[1]
+    named = set(re.findall(r"`(\w+)`", section))
+    for option, kind in reader_options(dataset).items():
+        assert option in named, option
+        if get_origin(kind) is Literal and option != "missing":
+            assert set(get_args(kind)) <= named, option
+
+
+def test_the_page_has_no_dataset_that_is_not_there():
+    assert set(re.findall(r"^\| \[`(\w+)`\]", PAGE, re.MULTILINE)) == set(READERS)
