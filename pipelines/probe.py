@@ -1,7 +1,7 @@
 """Does it learn? python pipelines/probe.py --config configs/demo.yaml --shards SHARDS --out OUT --seeds '[0, 1, 2]'.
 
 Trains each condition with each seed (or goes on where it stopped), evaluates what was saved on the validate and test
-splits, and prints a table: mean ± standard deviation over the seeds.
+splits, and prints a table: mean ± standard deviation over the seeds. EGMA has configs/egma_demo.yaml.
 """
 
 import json
@@ -27,7 +27,16 @@ CONDITIONS = {
     "other images": "training images dealt out to other studies' contexts, reports, labels and gaze",
     "no gaze": "objective.gaze is 0",
     "no context": "the context prompt is empty in training and evaluation",
+    "gaze 0": "plan.gaze_ratio is 0: no reading's gaze is used in training",
+    "gaze 0.01": "plan.gaze_ratio is 0.01, the share of the readings whose gaze is used in training",
+    "gaze 0.1": "plan.gaze_ratio is 0.1",
+    "gaze 0.5": "plan.gaze_ratio is 0.5",
 }
+OF_METHOD = {
+    "cogaze": ("trained", "untrained", "shuffled", "other images", "no gaze", "no context"),
+    "egma": ("trained", "untrained", "shuffled", "gaze 0", "gaze 0.01", "gaze 0.1", "gaze 0.5"),
+}
+SHARE = "gaze "
 
 
 def condition(base: RunConfig, name: str, seed: int) -> RunConfig:
@@ -45,6 +54,8 @@ def condition(base: RunConfig, name: str, seed: int) -> RunConfig:
     elif name == "no context":
         text = replace(run.collate.text, context="[CLS]")
         run = replace(run, collate=replace(run.collate, text=text))
+    elif name.startswith(SHARE):
+        run = replace(run, plan=replace(run.plan, gaze_ratio=float(name.removeprefix(SHARE))))
     return run
 
 
@@ -88,20 +99,18 @@ def main() -> int:
     """Parse, train and evaluate each condition with each seed, print."""
     parser = run_parser(__doc__)
     parser.add_argument("--seeds", type=list[int], default=[0])
-    parser.add_argument("--conditions", type=list[str], default=list(CONDITIONS))
+    parser.add_argument("--conditions", type=list[str], default=[])
     options = parser.parse_args()
-    unknown = set(options.conditions) - set(CONDITIONS)
+    of_method = OF_METHOD[options.method]
+    asked = options.conditions or of_method
+    unknown = set(asked) - set(of_method)
     if unknown:
-        print(f"probe: no condition {sorted(unknown)}; choose from {list(CONDITIONS)}", file=sys.stderr)
+        print(f"probe: no condition {sorted(unknown)}; choose from {list(of_method)}", file=sys.stderr)
         return 1
     try:
         base = from_options(parser, options)
         ShardFolder(base.shards)  # stops here where there is none
-        results = {
-            name: [figures(base, name, seed) for seed in options.seeds]
-            for name in CONDITIONS
-            if name in options.conditions
-        }
+        results = {name: [figures(base, name, seed) for seed in options.seeds] for name in of_method if name in asked}
     except (ValueError, NonFiniteLossError, torch.OutOfMemoryError) as error:
         print(f"probe: {error}", file=sys.stderr)
         return 1

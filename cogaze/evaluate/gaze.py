@@ -37,10 +37,14 @@ class Spoken:
 
 def sentence_attention(output: CoGazeOutput, batch: Batch) -> Tensor:
     """Softmax (S, P) over an image's shown patches of scaled cosine with each of its sentences, as the loss has it."""
-    patches = F.normalize(output.patch_features[:, 1:].float(), dim=-1)
-    sentences = F.normalize(output.sentence_embed.float(), dim=-1)
-    cosine = torch.einsum("spd,sd->sp", patches[batch.sentence_image], sentences)
-    logits = output.logit_scale_gaze.float().exp() * cosine
+    return attention(output.patch_features[:, 1:], output.sentence_embed, output.logit_scale_gaze, batch)
+
+
+def attention(patches: Tensor, sentences: Tensor, log_scale: Tensor, batch: Batch) -> Tensor:
+    """Softmax (S, P) of the same, of patches (B, P, D) and sentences (S, D)."""
+    patches = F.normalize(patches.float(), dim=-1)
+    cosine = torch.einsum("spd,sd->sp", patches[batch.sentence_image], F.normalize(sentences.float(), dim=-1))
+    logits = log_scale.float().exp() * cosine
     return logits.masked_fill(~batch.patch_mask[batch.sentence_image], -torch.inf).softmax(dim=-1)
 
 

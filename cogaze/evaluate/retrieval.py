@@ -250,7 +250,12 @@ def retrieval(image: FloatArray, report: FloatArray, study_id: npt.NDArray[np.in
     image, report: (N, dim). study_id: (N,). A study's report is one candidate and one query, however many images or
     readings the study has. `chance` figures are those of a random order.
     """
-    found = pair_retrieval(Embedded.of(image), Embedded.of(report), study_id, resampling=Resampling(repeats=0))
+    return retrieval_of(Embedded.of(image), Embedded.of(report), study_id)
+
+
+def retrieval_of(image: Embedded, report: Embedded, study_id: npt.NDArray[np.int64]) -> dict[str, float]:
+    """The same of N images and reports of one or several vectors each."""
+    found = pair_retrieval(image, report, study_id, resampling=Resampling(repeats=0))
     named = {one.name: one for one in found}
     figures: dict[str, float] = {}
     for way in ("image to text", "text to image"):

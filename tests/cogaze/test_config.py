@@ -180,6 +180,12 @@ def test_a_value_out_of_range_is_a_problem_too(name, monkeypatch, capsys):
     assert "optim.clip_norm is -1.0" in capsys.readouterr().err
 
 
+def test_a_method_has_its_own_conditions(monkeypatch, capsys):
+    options = ["--config", str(ROOT / "configs/egma_demo.yaml"), "--shards=nope", "--out=out"]
+    assert run_pipeline("probe", monkeypatch, *options, "--conditions", "[no context]") == 1
+    assert "no condition ['no context']; choose from ['trained', " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["pretrain", "probe", "cache_features", "tiny_towers"])
 def test_a_shortened_option_is_wrong_usage(name, monkeypatch):
     with pytest.raises(SystemExit) as stop:

@@ -15,14 +15,17 @@ from runs import assert_same, assert_same_gradients, gradients, log, run, weight
 from safetensors.torch import load_file
 
 from cogaze.config import EGMA_COLLATE, EgmaModelConfig, EgmaRun, FitConfig
-from cogaze.data.collate import Batch
+from cogaze.data.collate import Batch, report_sentences
 from cogaze.data.dataset import DatasetConfig
 from cogaze.data.plan import PlanConfig
 from cogaze.data.transforms import ViewConfig
-from cogaze.losses.egma import cross_modal_mapping, gaze_mlce
+from cogaze.evaluate.quick import encode, evaluate, look_of
+from cogaze.evaluate.similarity import Similarity
+from cogaze.losses.egma import batch_contrastive, cross_modal_mapping, gaze_mlce
 from cogaze.models.egma import EgmaModel, EgmaOutput
 from cogaze.objectives import EgmaObjective, EgmaWeights, peak_scaled
 from cogaze.optim import OptimConfig
+from gazeprep.shards import ShardFolder
 
 STEPS = 3  # an epoch
 
@@ -243,3 +246,34 @@ def test_the_exported_model_is_loaded_and_says_its_method(egma_config, run_confi
     assert "EgmaModel.from_pretrained" in card
     with pytest.raises(ValueError, match="method egma, not cogaze"):
         run(run_config("run", {"fit.max_steps": 2}))
+
+
+# --- a look at what it learned
+
+
+def test_evaluation_finds_reports_by_the_similarity_that_is_trained(batch):
+    output, look = output_of(4, 5), look_of(EgmaModel.__new__(EgmaModel))
+    everywhere = replace(batch, patch_mask=torch.ones(4, 4, dtype=torch.bool))
+    found = Similarity(look.images(output, everywhere), look.reports(output, everywhere)).array()
+    trained = batch_contrastive(output.patch_embed, output.sentence_embed, batch.sentences_per_image, torch.tensor(0.0))
+    expected = (trained.patch_similarity + trained.sentence_similarity) / 2
+    assert found.shape == (3, 3)  # without the filler
+    assert found[:, :2] == pytest.approx(expected[:3, :2].numpy(), abs=1e-6)  # 2 has nothing to say
+
+
+def test_figures_are_of_reports_and_of_dictated_sentences(egma_config):
+    config = egma_config("run", {"fit.max_steps": 1})
+    run(config)
+    model = EgmaModel.from_pretrained(config.out / "model")
+    written, spoken = encode(config, model, ("train",), gaze=False), encode(config, model, ("train",))
+    assert len(written.spoken.image) == 0
+    assert len(spoken.spoken.image) > 0
+    assert len(written.image) == len(spoken.image) == len(written.report)
+    folder = ShardFolder(config.shards)
+    first = folder.sample(folder.index[folder.index["split"] == "train"]["key"].iloc[0]).record
+    assert written.report.count[0] == len(report_sentences(first["findings"] or first["impression"]))
+    figures = evaluate(config, model, ("train",))
+    assert {"image to report R@5", "report to image R@5 without the image", "mean AUROC zero-shot", "sentence NSS"} <= (
+        figures.keys()
+    )
+    assert not any("context" in name or name == "mean AUROC" for name in figures)
