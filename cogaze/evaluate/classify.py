@@ -18,8 +18,8 @@ from cogaze.evaluate.metrics import FloatArray, auroc
 from cogaze.evaluate.records import UNKNOWN, EvalImage, EvalSet, Task
 
 IntArray = npt.NDArray[np.int64]
-SHARES = {"1 %": 0.01, "10 %": 0.1, "100 %": 1.0}
-LISTED = {"1 %": "train_1", "10 %": "train_10", "100 %": "train"}
+SHARES = {"1": 0.01, "10": 0.1, "100": 1.0}  # percent
+LISTED = {"1": "train_1", "10": "train_10", "100": "train"}
 ClassWeights = Literal["none", "balanced"]
 
 

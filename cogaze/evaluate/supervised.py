@@ -52,8 +52,8 @@ STORED = ("patches", "latents", "mask", "shown")
 class SupervisedConfig:
     """What supervised tasks have in common.
 
-    shares: of the training labels, of SHARES. with_context: age and sex, if they are known, steer the image. seed: of
-    drawn shares and of training.
+    shares: percent of the training labels, 1, 10 and 100. with_context: age and sex, if they are known, steer the
+    image. seed: of drawn shares and of training.
     """
 
     shares: tuple[str, ...] = tuple(SHARES)
@@ -95,7 +95,7 @@ def linear_probe(encoder: Encoder, data: EvalSet, shared: SupervisedConfig, conf
         probe = choose_probe(train, (seen["validate"], labels["validate"]), data.task, config)
         scored = {name: scores_of(probe.logits(seen[name]), data.task) for name in ("validate", "test")}
         one = _judged(data, scored, shared.intervals)
-        found.append(_named(one, f"linear probe, {share}", {"images": len(rows), "penalty": probe.penalty}))
+        found.append(_named(one, f"linear probe, {share} %", {"images": len(rows), "penalty": probe.penalty}))
     notes = {"optimiser": "L-BFGS, standardised features", "class weights": config.class_weights}
     return _together(found, notes | _context_note(shared))
 
@@ -128,7 +128,7 @@ def full_finetuning(encoder: Encoder, data: EvalSet, shared: SupervisedConfig, c
             }
             one = _judged(data, scored, shared.intervals)
             said = {"images": len(images), "epochs": len(course.validation), "best epoch": course.best_epoch + 1}
-            found.append(_named(one, f"fine-tuned, {share}", said))
+            found.append(_named(one, f"fine-tuned, {share} %", said))
     finally:
         encoder.model.load_state_dict(start)
         for name, parameter in encoder.model.named_parameters():
@@ -196,7 +196,7 @@ def segmentation(
             overlap = overlaps(made.decoder, seen["test"], [made.threshold], config.batch, encoder.device)
             figures = mask_figures(overlap, groups_of(parts["test"]), shared.intervals)
             notes = {"images": len(rows), "threshold, chosen on validate": made.threshold, "epoch": made.best_epoch + 1}
-            found.append(_named(Found(figures), share, notes))
+            found.append(_named(Found(figures), f"{share} %", notes))
             empty = int((overlap.truth == 0).sum())
     finally:
         together()

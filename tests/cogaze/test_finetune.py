@@ -11,7 +11,7 @@ from twins.rsna import write_rsna
 
 PIPELINE = Path(__file__).parents[2] / "pipelines" / "finetune.py"
 QUICK = [
-    *("--shared.shares", '["100 %"]', "--shared.intervals.repeats", 2),
+    *("--shared.shares", '["100"]', "--shared.intervals.repeats", 2),
     *("--finetune.epochs", 1, "--probe.penalties", "[0.1]"),
     *("--segment.epochs", 1, "--segment.width", 8, "--segment.heads", 2, "--segment.doublings", 1),
 ]
@@ -58,7 +58,7 @@ def test_every_task_of_rsna(main, rsna, tmp_path, capsys):
     [
         (["--tasks", '["guess"]'], 1, "must be one or more of linear_probe, finetune, segment"),
         (["--options", '{"boxes": "all"}'], 1, "boxes is 'all'"),
-        (["--shared.shares", '["5 %"]'], 1, "5 %"),
+        (["--shared.shares", '["5"]'], 1, "shares are ['5']"),
         (["--finetune.lr", "-1"], 1, "finetune.lr"),
         (["--fine.lr", "1"], 2, "fine.lr"),
     ],
