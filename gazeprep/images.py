@@ -34,6 +34,7 @@ from pydicom.uid import (
     JPEGExtended12Bit,
 )
 
+from gazeprep.gdcm_process import stored_pixels
 from gazeprep.remote_paths import RemotePath, located
 from gazeprep.schema import FloatArray, ImageRef, InputError, Rectangle, Size
 
@@ -258,7 +259,12 @@ def _decode_dicom(file: BinaryIO) -> GrayImage:
         _check_plain(dataset)
         _check_compressed(dataset, size)
         # raw: no colour conversion
-        stored = pixel_array(dataset, raw=True, decoding_plugin=_decoding_plugin(dataset))
+        plugin = _decoding_plugin(dataset)
+        if plugin == "gdcm":
+            file.seek(0)
+            stored = stored_pixels(file.read())
+        else:
+            stored = pixel_array(dataset, raw=True, decoding_plugin=plugin)
         if stored.shape != size[::-1]:  # pydicom makes frames of whatever bytes follow the first
             raise ValueError("more pixels than the header says")
     if stored.dtype.kind not in "ui" or stored.itemsize > 2:
@@ -316,7 +322,7 @@ def _check_plain(dataset: Dataset) -> None:
 def _decoding_plugin(dataset: Dataset) -> str:
     """Return the decoder to use, "" for pydicom's own choice; raises InputError where none is installed.
 
-    pylibjpeg where it can: faster on JPEG 2000 and RLE, and on damaged JPEG 2000 gdcm ends the whole process.
+    pylibjpeg where it can: faster on JPEG 2000 and RLE, and damaged bytes do not end its process.
     """
     syntax = dataset.file_meta.TransferSyntaxUID
     try:
@@ -333,7 +339,9 @@ def _decoding_plugin(dataset: Dataset) -> str:
             "no installed decoder reads this DICOM compression; install one (pylibjpeg-libjpeg for 12-bit "
             "lossy JPEG) or give the image uncompressed",
         )
-    return "pylibjpeg" if preferred else ""
+    if preferred:
+        return "pylibjpeg"
+    return "gdcm" if syntax.is_encapsulated and "gdcm" in decoder.available_plugins else ""
 
 
 @dataclass(frozen=True, eq=False)

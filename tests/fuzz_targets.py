@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pandas as pd
+from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
@@ -21,6 +22,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
     RLELossless,
 )
 from recorded import SMALL, Tables
@@ -172,6 +174,10 @@ def image_targets(folder: Path) -> Iterator[Target]:
         dicom(RLELossless),
         dicom(JPEG2000Lossless),
     )
+    of_gdcm = (
+        dicom(JPEGBaseline8Bit, picture(".jpg"), bits=8),
+        Path(get_testdata_file("JPEG-LL.dcm")).read_bytes(),
+    )
     jpegs = (
         picture(".jpg"),
         picture(".jpg", np.uint8, (40, 48, 3)),
@@ -180,6 +186,7 @@ def image_targets(folder: Path) -> Iterator[Target]:
     pngs = (picture(".png"), picture(".png", np.uint16), picture(".png", np.uint8, (40, 48, 3)))
     yield Target("dicom", plain, lambda data: read(data, "dicom"), share=30)
     yield Target("dicom compressed", compressed, lambda data: read(data, "dicom"), share=30)
+    yield Target("dicom of gdcm", of_gdcm, lambda data: read(data, "dicom"), share=10)
     yield Target("jpeg", jpegs, lambda data: read(data, "raster"), share=30)
     yield Target("png", pngs, lambda data: read(data, "raster"), share=30)
     yield Target("stored picture", (*pngs, *jpegs), decode, share=30)

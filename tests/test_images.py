@@ -1,4 +1,8 @@
+import random
 import struct
+import subprocess
+import sys
+import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +21,7 @@ from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, RLELossless
 
-from gazeprep import images
+from gazeprep import gdcm_process, images
 from gazeprep.images import Affine, Resize, decode, encode, image_size, read_image, resize
 from gazeprep.schema import ImageRef, InputError
 
@@ -402,6 +406,53 @@ def test_size_rejects_what_is_no_image(tmp_path):
         with pytest.raises(InputError, match="; ") as caught:
             image_size(ref_to(path, kind))
         assert caught.value.reason == "image_corrupt"
+
+
+# --- a decoder that may end its process
+
+
+def test_damaged_jpeg_in_dicom_costs_that_image_and_not_the_process(tmp_path):
+    good = read_image(ref_to(example("JPEG-LL.dcm")))
+    damaged = bytearray(example("JPEG-LL.dcm").read_bytes())
+    draw = random.Random(0)
+    refused = 0
+    for _ in range(40):
+        for _ in range(30):
+            damaged[draw.randrange(len(damaged) // 8, len(damaged))] = draw.randrange(256)
+        (tmp_path / "damaged.dcm").write_bytes(damaged)
+        try:
+            read_image(ref_to(tmp_path / "damaged.dcm"))
+        except InputError as error:
+            refused += error.reason == "image_corrupt"
+    assert refused
+    np.testing.assert_array_equal(read_image(ref_to(example("JPEG-LL.dcm"))), good)
+
+
+def test_a_decoder_that_was_killed_costs_one_image():
+    ours = gdcm_process._GdcmProcess()
+    file = example("JPEG-LL.dcm").read_bytes()
+    expected = pydicom.dcmread(example("JPEG-LL.dcm")).pixel_array
+    np.testing.assert_array_equal(ours.decode(file), expected)
+    ours._running.kill()
+    with pytest.raises(ValueError, match="broke down"):
+        ours.decode(file)
+    np.testing.assert_array_equal(ours.decode(file), expected)
+    ours.end()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks processes up in /proc")
+def test_the_decoders_process_ends_with_the_one_that_started_it():
+    code = (
+        "import os, pathlib, sys; from gazeprep import gdcm_process;"
+        "gdcm_process.stored_pixels(pathlib.Path(sys.argv[1]).read_bytes());"
+        "print(gdcm_process._process._running.pid, flush=True); os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, example("JPEG-LL.dcm")], capture_output=True, text=True)
+    status = Path(f"/proc/{int(done.stdout)}/status")
+    until = time.monotonic() + 20
+    while status.exists() and "zombie" not in status.read_text():
+        assert time.monotonic() < until, "the decoder goes on"
+        time.sleep(0.02)
 
 
 # --- PNG and JPEG
