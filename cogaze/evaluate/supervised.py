@@ -38,6 +38,7 @@ from cogaze.evaluate.segment import (
     mask_of,
     mask_on_canvas,
     overlaps,
+    same_mask_overlap,
     shown_on_canvas,
     train_segmenter,
 )
@@ -194,7 +195,8 @@ def segmentation(
             own = seen["train"].part(rows)
             made = train_segmenter(own, seen["validate"], encoder.reader.grid, config, encoder.device)
             overlap = overlaps(made.decoder, seen["test"], [made.threshold], config.batch, encoder.device)
-            figures = mask_figures(overlap, groups_of(parts["test"]), shared.intervals)
+            same = same_mask_overlap(own, seen["validate"], seen["test"], config.batch)
+            figures = mask_figures(overlap, same, groups_of(parts["test"]), shared.intervals)
             notes = {"images": len(rows), "threshold, chosen on validate": made.threshold, "epoch": made.best_epoch + 1}
             found.append(_named(Found(figures), f"{share} %", notes))
             empty = int((overlap.truth == 0).sum())
@@ -206,8 +208,8 @@ def segmentation(
     return _together(found, notes | _context_note(shared))
 
 
-def mask_figures(overlap: Overlap, groups: npt.NDArray[Any], intervals: Intervals) -> list[Figure]:
-    """Return the figures of predictions at one threshold, beside the mask without a pixel."""
+def mask_figures(overlap: Overlap, same: Overlap, groups: npt.NDArray[Any], intervals: Intervals) -> list[Figure]:
+    """Return the figures of predictions at one threshold, beside the mask without a pixel and one that is always so."""
     arrays = (overlap.predicted, overlap.common, overlap.truth)
     figures = []
     for name, metric in METRICS.items():
@@ -216,7 +218,7 @@ def mask_figures(overlap: Overlap, groups: npt.NDArray[Any], intervals: Interval
             return metric(Overlap(*columns))
 
         interval = bootstrap(of_arrays, arrays, groups, repeats=intervals.repeats, seed=intervals.seed)
-        beside = {"all empty": metric(overlap.empty())}
+        beside = {"all empty": metric(overlap.empty()), "mean training mask": metric(same)}
         figures.append(Figure.of(name, metric(overlap), interval, len(overlap.truth), beside))
     return figures
 

@@ -17,6 +17,7 @@ from cogaze.evaluate.segment import (
     mask_of,
     mask_on_canvas,
     overlaps,
+    same_mask_overlap,
     segmentation_loss,
     shown_on_canvas,
     train_segmenter,
@@ -142,6 +143,19 @@ def test_a_decoder_without_information_is_no_better_than_the_empty_mask():
     made = train_segmenter(train, validate, (4, 4), SegmentConfig(width=16, heads=2, doublings=2, epochs=6, patience=2))
     found = overlaps(made.decoder, test, [made.threshold], batch=8)
     assert dice_mean(found) < dice_mean(found.empty()) + 0.15
+
+
+def test_the_mean_training_mask_finds_what_is_always_there():
+    train, test = squares(4, 0), squares(6, 1)
+    corner = np.zeros_like(train.mask)
+    corner[:, :2, :2] = True
+    corner[:1, 7, 7] = True  # in one of four
+    truth = np.zeros_like(test.mask)
+    truth[:, :2, :2] = True
+    train, test = replace(train, mask=corner), replace(test, mask=truth)
+    found = same_mask_overlap(train, test, test, batch=3)
+    assert found.dice().tolist() == [[1.0]] * 6
+    assert found.predicted.tolist() == [[4.0]] * 6
 
 
 def test_padding_is_predicted_by_nobody_and_teaches_nothing():
