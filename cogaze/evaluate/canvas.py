@@ -2,14 +2,18 @@
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from cogaze.data.dataset import VIEW_NUMBER, VIEWS
-from cogaze.data.transforms import DRAWS, View, ViewConfig, view_of
+from cogaze.data.transforms import DRAWS, Record, View, ViewConfig, view_of
 from cogaze.evaluate.records import EvalImage
 from gazeprep.images import GrayImage, read_image
 from gazeprep.maps import Grid
+
+# OpenCV's threads do not cross a fork, and pictures are read by forked workers.
+cv2.setNumThreads(1)
 
 ADULT_YEARS = 18
 WORDS = {("M", True): "man", ("F", True): "woman", ("M", False): "boy", ("F", False): "girl"}
@@ -53,6 +57,18 @@ class CanvasReader:
             patch_mask=view.patch_mask(self.grid),
             view_position=VIEW_NUMBER.get(image.view, len(VIEWS) - 1),
             indication=age_and_sex(image),
+        )
+
+    def stored(self, record: Record, picture: GrayImage) -> Canvas:
+        """Put a shard's picture on the canvas, with the clinical context of its record; its view is of stored px."""
+        view = view_of(self.view.still(), record, np.zeros(DRAWS))
+        return Canvas(
+            pixels=view.draw(picture),
+            view=view,
+            patch_mask=view.patch_mask(self.grid),
+            view_position=VIEW_NUMBER.get(record["view_position"], len(VIEWS) - 1),
+            indication=record["indication"],
+            history=record["history"],
         )
 
 

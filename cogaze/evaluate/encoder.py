@@ -113,6 +113,16 @@ class Encoder:
         return Similarity(self.embedded(images, with_context=with_context), self.embedded_texts(texts)).array()
 
     @torch.no_grad()
+    def disease_logits(self, images: Images, *, with_context: bool = False, batch: int = BATCH) -> FloatArray:
+        """Return what the model's own head says of each image (N, 14); raises ValueError where it has none."""
+
+        def encode(batches: Sequence[range]) -> Iterator[dict[str, Tensor]]:
+            for seen in self._seen(images, batches, with_context=with_context):
+                yield {"logits": self.method.disease_logits(seen.pooled).float()}
+
+        return rows_in_order(batches_of(len(images), batch), encode)["logits"].astype(np.float64)
+
+    @torch.no_grad()
     def features(self, images: Images, *, with_context: bool = False, batch: int = BATCH) -> Iterator[Features]:
         """Deliver the features of all the images, batch by batch, in this process alone."""
         yield from self._seen(images, batches_of(len(images), batch), with_context=with_context)

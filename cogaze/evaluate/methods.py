@@ -38,6 +38,7 @@ class Method(Protocol):
     report: str  # prompts with their placeholder
     sentence: str
     by_patches: bool  # an image is compared with a text patch by patch
+    has_head: bool  # for diseases
 
     def see(self, shown: Shown) -> tuple[Tensor, Tensor]:
         """Return patches (B, P, D) and latents (B, L, D)."""
@@ -51,6 +52,9 @@ class Method(Protocol):
     def pieces(self, text: str) -> list[str]:
         """Return what a text consists of when it is compared with images, at least one piece."""
 
+    def disease_logits(self, pooled: Tensor) -> Tensor:
+        """Return the logits (B, 14) of a head on pooled latents (B, D), if the method has one."""
+
     def scale(self) -> Tensor:
         """Return what multiplies a cosine of sentence and patch."""
 
@@ -58,7 +62,7 @@ class Method(Protocol):
 class CoGaze:
     """CoGaze: an image is the mean of its visual latents, a report the mean of its tokens."""
 
-    by_patches = False
+    by_patches, has_head = False, True
 
     def __init__(self, model: CoGazeModel, collate: CollateConfig) -> None:
         self.model = model
@@ -92,6 +96,11 @@ class CoGaze:
         """Return the whole text."""
         return [text]
 
+    def disease_logits(self, pooled: Tensor) -> Tensor:
+        """Return the image head's logits (B, 14)."""
+        logits: Tensor = self.model.vision_head(pooled)
+        return logits
+
     def scale(self) -> Tensor:
         """Return the gaze loss's scale."""
         return self.model.logit_scale_gaze.sum().exp()
@@ -100,7 +109,7 @@ class CoGaze:
 class Egma:
     """EGMA: an image is its patches, a text its sentences, and context plays no part."""
 
-    by_patches = True
+    by_patches, has_head = True, False
 
     def __init__(self, model: EgmaModel, collate: CollateConfig) -> None:
         self.model = model
@@ -123,6 +132,10 @@ class Egma:
     def pieces(self, text: str) -> list[str]:
         """Return the sentences of a report, as training cuts it."""
         return report_sentences(text) or [text]
+
+    def disease_logits(self, pooled: Tensor) -> Tensor:
+        """Refuse: there is no head."""
+        raise ValueError("EGMA has no head for diseases; leave the evaluator `labels` out")
 
     def scale(self) -> Tensor:
         """Return the losses' scale."""

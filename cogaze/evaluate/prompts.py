@@ -6,7 +6,7 @@ and place. Ours are not theirs, word for word; nothing is drawn at random. "norm
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -239,6 +239,12 @@ def prompts_of(name: str, prompts: Prompts = PROMPTS) -> tuple[str, ...]:
     if not found:
         raise ValueError(f"there are no prompts for the class {name!r}; give a YAML file of them by class (--prompts)")
     return found
+
+
+def has_prompts(classes: Iterable[str], prompts: Prompts = PROMPTS) -> bool:
+    """Whether there are sentences for each class."""
+    keys = [name.lower().replace("_", " ").strip() for name in classes]
+    return all(key in prompts or SAME_AS.get(key) in prompts for key in keys)
 
 
 def is_normal(name: str) -> bool:

@@ -10,10 +10,10 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from cogaze.evaluate.encoder import Encoder
+from cogaze.evaluate.encoder import Encoder, Images
 from cogaze.evaluate.metrics import FloatArray
 from cogaze.evaluate.prompts import NORMAL, PROMPTS, Prompts, is_normal, prompt_hash, prompts_of
-from cogaze.evaluate.records import EvalImage, EvalSet
+from cogaze.evaluate.records import EvalImage, EvalSet, Task
 from cogaze.evaluate.results import Found
 from cogaze.evaluate.scores import Intervals, Scored, classification_figures
 from cogaze.evaluate.similarity import Embedded, Similarity
@@ -67,37 +67,53 @@ def zero_shot(encoder: Encoder, data: EvalSet, config: ZeroShotConfig | None = N
 
     Binary: the finding against normal. Multi-label: each finding against normal. Multi-class: the most alike class.
     """
+    parts = {part: LabelledImages.of(images) for part, images in data.parts.items() if images}
+    if JUDGED not in parts:
+        raise ValueError(f"{data.name} has no {JUDGED} part to judge on")
+    return zero_shot_of(encoder, data.task, data.classes, parts[JUDGED], parts.get(THRESHOLDS_FROM), config)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledImages:
+    """N images, labels (N, C) of 1, 0 and UNKNOWN, and whom they belong to (N,)."""
+
+    images: Images
+    labels: npt.NDArray[np.int64]
+    groups: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, images: Sequence[EvalImage]) -> "LabelledImages":
+        """Take a set's part."""
+        return cls(images, np.array([one.labels for one in images], dtype=np.int64), groups_of(images))
+
+
+def zero_shot_of(
+    encoder: Encoder,
+    task: Task,
+    classes: Sequence[str],
+    test: LabelledImages,
+    validate: LabelledImages | None,
+    config: ZeroShotConfig | None = None,
+) -> Found:
+    """Return the figures of images to be judged, with thresholds from others, if there are any."""
     config = config or ZeroShotConfig()
-    sentences = sentences_of(data.classes, config.prompts)
+    sentences = sentences_of(classes, config.prompts)
     vectors = [Embedded.of(encoder.texts(own)) for own in sentences.values()]
 
-    def scored(part: str) -> Scored | None:
-        images = data.parts.get(part)
-        if not images:
-            return None
-        seen = encoder.embedded(images, with_context=config.with_context)
-        return zero_shot_scores(seen, vectors, data, config.ensemble, images)
+    def scored(part: LabelledImages) -> Scored:
+        seen = encoder.embedded(part.images, with_context=config.with_context)
+        similarity = class_similarity(seen, vectors, config.ensemble)
+        scores = similarity[:, 1:] if task == "multi-class" else scores_of(similarity, classes)
+        return Scored(scores, part.labels, part.groups)
 
-    test = scored(JUDGED)
-    if test is None:
-        raise ValueError(f"{data.name} has no {JUDGED} part to judge on")
-    found = classification_figures(data.task, data.classes, test, scored(THRESHOLDS_FROM), config.intervals)
+    by_validate = None if validate is None or task == "multi-class" else scored(validate)
+    found = classification_figures(task, classes, scored(test), by_validate, config.intervals)
     return Found(found.figures, {**found.notes, **zero_shot_notes(sentences, config)})
 
 
 def sentences_of(classes: Sequence[str], prompts: Prompts) -> dict[str, tuple[str, ...]]:
     """Return the sentences of normal, then of each class."""
     return {ABSENCE: prompts_of(NORMAL, prompts)} | {name: prompts_of(name, prompts) for name in classes}
-
-
-def zero_shot_scores(
-    seen: Embedded, sentences: Sequence[Embedded], data: EvalSet, ensemble: Ensemble, images: Sequence[EvalImage]
-) -> Scored:
-    """Score a part's images, as they were seen, against the sentences of normal and of each class."""
-    similarity = class_similarity(seen, sentences, ensemble)
-    scores = similarity[:, 1:] if data.task == "multi-class" else scores_of(similarity, data.classes)
-    labels = np.array([one.labels for one in images], dtype=np.int64)
-    return Scored(scores, labels, groups_of(images))
 
 
 def groups_of(images: Sequence[EvalImage]) -> npt.NDArray[np.int64]:
@@ -112,5 +128,5 @@ def zero_shot_notes(sentences: Mapping[str, Sequence[str]], config: ZeroShotConf
     return {
         "ensemble": "the mean of unit vectors" if config.ensemble == "mean" else "the most alike sentence",
         "prompts": f"{sum(map(len, sentences.values()))} sentences, hash {prompt_hash(sentences)}",
-        "context": "age and sex" if config.with_context else "none",
+        "context": "what is known" if config.with_context else "none",
     }

@@ -1,0 +1,216 @@
+"""Evaluation as a command: held-out shards and benchmark twins, failures, strict options, processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import PartialState
+from processes import in_processes
+from twins.rsna import write_rsna
+
+from cogaze.evaluate.datasets import read_dataset
+from cogaze.evaluate.encoder import load_encoder
+from cogaze.evaluate.evaluation import EvaluateConfig, evaluate
+from cogaze.evaluate.held_out import read_held_out
+from cogaze.evaluate.on_dataset import OnDataset
+from cogaze.evaluate.on_shards import OnShards
+from cogaze.evaluate.scores import Intervals
+from cogaze.evaluate.zero_shot import ZeroShotConfig
+from gazeprep.schema import CHEXPERT_LABELS
+from gazeprep.shards import ShardFolder
+
+ROOT = Path(__file__).parents[2]
+QUICK = {"repeats": 5}
+
+
+@pytest.fixture(autouse=True)
+def _own_process():
+    PartialState._reset_state()
+    yield
+    PartialState._reset_state()
+
+
+@pytest.fixture(scope="module")
+def rsna(tmp_path_factory):
+    root = tmp_path_factory.mktemp("rsna")
+    write_rsna(root / "release", root / "lists", patients=40)
+    return root
+
+
+def written(out):
+    return json.loads((out / "results.json").read_text())
+
+
+def test_held_out_shards(shards, model_folder, tmp_path):
+    results = evaluate(EvaluateConfig(model_folder, tmp_path, shards=str(shards), with_context=True, **QUICK))
+    assert list(results.outcomes) == ["retrieval", "gaze", "localisation"]  # two images are no labels
+    found = written(tmp_path)
+    index = ShardFolder(shards).index
+    test = index[index["split"] == "test"]
+    assert found["settings"]["images"] == test["dicom"].nunique()
+    assert found["settings"]["readings"] == len(test)
+    by_name = {one["name"]: one for one in found["results"]["retrieval"]["figures"]}
+    assert by_name["image to text R@1"]["n"] == found["settings"]["images"]
+    assert set(by_name["image to text R@1 with context"]["baselines"]) == {"chance", "ceiling", "context alone"}
+    table = (tmp_path / "results.md").read_text()
+    for text in (str(shards), str(model_folder), *test["dicom"], *test["subject"], *test["study"]):
+        assert text not in table + json.dumps(found)
+
+
+@pytest.fixture
+def on_shards(shards, model_folder):
+    """The training images in place of the held-out ones, which are two."""
+    encoder = load_encoder(model_folder)
+    task = OnShards(encoder, ShardFolder(shards), "test", ZeroShotConfig(intervals=Intervals(repeats=5)))
+    sections = encoder.collate.text.report_sections
+    task.__dict__["judged"] = read_held_out(task.folder, "train", encoder.reader, sections)
+    return task
+
+
+def test_labels_by_sentences_and_by_the_head(on_shards):
+    assert on_shards.fitting() == ["retrieval", "zero_shot", "labels", "gaze", "localisation"]
+    truth = on_shards.judged.labels
+    for found in (on_shards.zero_shot(), on_shards.labels()):
+        named = {figure.name: figure for figure in found.figures}
+        place = list(CHEXPERT_LABELS).index("Cardiomegaly")
+        known = truth[truth[:, place] >= 0, place]
+        assert named["Cardiomegaly AUROC"].n == len(known)
+        assert named["Cardiomegaly AUPRC"].baselines == {"chance": pytest.approx(known.mean())}
+        assert "Support Devices AUROC" in named
+        assert found.notes["threshold"].startswith("best F1 among 1 validation images; 0 for")
+
+
+def test_the_head_is_that_of_training(on_shards):
+    found = on_shards.encoder.disease_logits(on_shards.judged.images)
+    pooled = torch.cat([seen.pooled for seen in on_shards.encoder.features(on_shards.judged.images)])
+    with torch.no_grad():
+        assert found == pytest.approx(on_shards.encoder.model.vision_head(pooled).numpy(), abs=1e-5)
+
+
+def test_one_failing_evaluator_loses_no_other(shards, model_folder, tmp_path, monkeypatch):
+    def fails(_task):
+        return {"a": 1}["/a/path/of/mine"]
+
+    monkeypatch.setattr(OnShards, "zero_shot", fails)
+    config = EvaluateConfig(
+        model_folder, tmp_path, shards=str(shards), evaluators=("zero_shot", "gaze", "retrieval"), **QUICK
+    )
+    results = evaluate(config)
+    found = written(tmp_path)["results"]
+    assert results.failed == ["zero_shot"]
+    assert found["zero_shot"] == {"error": "KeyError in an evaluator"}
+    assert found["retrieval"]["figures"]
+    assert found["gaze"]["figures"]
+
+
+def test_a_benchmark_by_its_twin(rsna, model_folder, tmp_path):
+    results = evaluate(
+        EvaluateConfig(
+            model_folder,
+            tmp_path,
+            dataset="rsna",
+            root=rsna / "release",
+            lists=rsna / "lists",
+            evaluators=("zero_shot", "linear_probe"),
+            shares=("100",),
+            **QUICK,
+        )
+    )
+    assert not results.failed
+    found = written(tmp_path)
+    named = {one["name"]: one for one in found["results"]["zero_shot"]["figures"]}
+    share = named["AUPRC"]["baselines"]["chance"]
+    assert named["accuracy"]["baselines"] == {"always the majority": pytest.approx(max(share, 1 - share))}
+    assert found["settings"]["parts"]["test"]["images"] == named["AUROC"]["n"]
+    assert "best F1 among" in found["results"]["zero_shot"]["notes"]["threshold"]
+    assert str(rsna) not in json.dumps(found)
+
+
+@pytest.fixture(scope="module")
+def task(rsna, model_folder):
+    """Everything that a benchmark's evaluation holds."""
+    data = read_dataset("rsna", rsna / "release", rsna / "lists")
+    return OnDataset(load_encoder(model_folder), data, ZeroShotConfig(), None, None)
+
+
+def test_which_evaluators_fit_a_dataset(task):
+    assert task.fitting() == ["zero_shot", "linear_probe", "segmentation"]
+    with pytest.raises(ValueError, match="neither sentences nor reports"):
+        task.retrieval()
+
+
+def test_a_reading_is_no_image(shards, model_folder):
+    """Several readings of an image are one image, whose labels are 1, 0 or unknown."""
+    folder = ShardFolder(shards)
+    found = read_held_out(folder, "validate", load_encoder(model_folder).reader, ("findings", "impression"))
+    rows = folder.index[folder.index["split"] == "validate"]
+    assert len(found) == rows["dicom"].nunique() == len(found.reports)
+    assert set(np.unique(found.labels)) <= {-1, 0, 1}
+    first = folder.sample(found.images.keys[0])
+    assert found.reports[0] == (first.record["findings"].strip() or first.record["impression"].strip())
+    gray = found.images.without_pictures(99)[0]
+    assert set(np.unique(gray.pixels)) <= {0, 99}
+
+
+WRONG = {
+    "neither": ({}, "give either shards or dataset"),
+    "both": ({"shards": "a", "dataset": "rsna", "root": Path()}, "give either shards or dataset"),
+    "no root": ({"dataset": "rsna"}, "give root"),
+    "lists of shards": ({"shards": "a", "lists": Path()}, "leave them out with shards"),
+    "fewer than none": ({"shards": "a", "repeats": -1}, "must be at least 0"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_options_that_do_not_go_together_are_refused(name, tmp_path):
+    options, message = WRONG[name]
+    with pytest.raises(ValueError, match=message):
+        EvaluateConfig(tmp_path, tmp_path, **options)
+
+
+def test_an_evaluator_that_there_is_not(shards, model_folder, tmp_path):
+    with pytest.raises(ValueError, match="no evaluator segmentation here; there are retrieval"):
+        evaluate(EvaluateConfig(model_folder, tmp_path, shards=str(shards), evaluators=("segmentation",)))
+
+
+def run(*arguments):
+    command = [sys.executable, str(ROOT / "pipelines/evaluate.py"), *map(str, arguments)]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment, check=False)
+
+
+@pytest.mark.slow
+def test_the_command(rsna, model_folder, tmp_path):
+    asked = ["--dataset", "rsna", "--root", rsna / "release", "--lists", rsna / "lists", "--repeats", 5]
+    done = run(
+        "--model", model_folder, "--out", tmp_path, *asked, "--evaluators", "[zero_shot]", "--options.boxes=cogaze"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "| AUROC |" in done.stdout
+    assert run("--model", model_folder, "--out", tmp_path, *asked, "--no_such_option", 1).returncode == 2
+    refused = run("--model", model_folder, "--out", tmp_path, *asked, "--options.colour=red")
+    assert refused.returncode == 1
+    assert "rsna has no option colour" in refused.stderr
+
+
+def evaluated(model, shards, rsna, out):
+    torch.set_num_threads(1)
+    evaluate(EvaluateConfig(model, out / "shards", shards=str(shards), with_context=True, **QUICK))
+    asked = {"dataset": "rsna", "root": rsna / "release", "lists": rsna / "lists", "shares": ("100",)}
+    evaluate(EvaluateConfig(model, out / "rsna", evaluators=("zero_shot", "linear_probe"), **asked, **QUICK))
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_numbers_of_one(shards, rsna, model_folder, tmp_path):
+    in_processes(evaluated, model_folder, shards, rsna, tmp_path / "two")
+    evaluated(model_folder, shards, rsna, tmp_path / "one")
+    for name in ("shards", "rsna"):
+        two, one = (written(tmp_path / processes / name) for processes in ("two", "one"))
+        assert (two["settings"].pop("processes"), one["settings"].pop("processes")) == (2, 1)
+        assert two == one
+        assert all(outcome.get("figures") for outcome in one["results"].values())
