@@ -1,14 +1,16 @@
 """Where a model's texts look, against where readers looked and what they drew; both beside what needs no model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from cogaze.evaluate.encoder import Encoder
 from cogaze.evaluate.gaze import METRICS, Gazed, MapScores, next_of_same
 from cogaze.evaluate.localise import HIT_IOU, LEAST_CERTAINTY, LEVELS, Case, Located, cases_of, prompt_of
 from cogaze.evaluate.metrics import BoolArray, FloatArray
+from cogaze.evaluate.processes import batches_of, rows_in_order
 from cogaze.evaluate.readings import Reading, centre_map
 from cogaze.evaluate.results import REPEATS, Figure, Found, mean_interval
 from cogaze.evaluate.saliency import text_saliency
@@ -66,14 +68,18 @@ def _listed(found: Texts, text: str, reading: int, gaze: FloatArray) -> None:
 def maps_of_texts(encoder: Encoder, readings: Sequence[Reading], texts: Sequence[str], reading: Sequence[int]) -> Maps:
     """Return attention and GradCAM (N, P) of texts to the images of their readings, in their order."""
     used = sorted(set(reading))
-    own = {number: [row for row, one in enumerate(reading) if one == number] for number in used}
-    canvases = [readings[number].canvas for number in used]
-    found = encoder.attention(canvases, [[texts[row] for row in own[number]] for number in used])
-    maps = {name: np.zeros((len(texts), canvases[0].patch_mask.size)) for name in (ATTENTION, GRAD_CAM)}
-    for number, canvas, attention in zip(used, canvases, found, strict=True):
-        maps[ATTENTION][own[number]] = attention
-        maps[GRAD_CAM][own[number]] = text_saliency(encoder, canvas, [texts[row] for row in own[number]])
-    return maps
+    own = [[row for row, one in enumerate(reading) if one == number] for number in used]
+    canvases, order = [readings[number].canvas for number in used], [row for rows in own for row in rows]
+    attention = np.concatenate(encoder.attention(canvases, [[texts[row] for row in rows] for rows in own]))
+    vectors = encoder.texts(texts)
+
+    def encode(batches: Sequence[range]) -> Iterator[dict[str, Tensor]]:
+        for number in (one for batch in batches for one in batch):
+            yield {"maps": text_saliency(encoder, canvases[number], vectors[own[number]])}
+
+    moved = rows_in_order(batches_of(len(used), 1), encode)["maps"]
+    back = np.argsort(order)
+    return {ATTENTION: attention[back], GRAD_CAM: moved[back]}
 
 
 def mean_gaze(gaze: Sequence[FloatArray]) -> FloatArray:

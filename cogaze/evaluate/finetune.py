@@ -161,7 +161,7 @@ def _add_up_gradients(optimizer: torch.optim.Optimizer) -> None:
     if Process.current().count == 1:
         return
     parameters = [one for group in optimizer.param_groups for one in group["params"]]
-    passed = torch.tensor([one.grad is not None for one in parameters], dtype=torch.int64)
+    passed = torch.tensor([one.grad is not None for one in parameters], dtype=torch.int64, device=parameters[0].device)
     dist.all_reduce(passed, op=dist.ReduceOp.MAX)
     for parameter, used in zip(parameters, passed.tolist(), strict=True):
         if used:

@@ -1,6 +1,6 @@
 """GradCAM of how alike an image and a text are: where the tower's last features, moved, would move the similarity."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,12 +23,12 @@ def grad_cam(features: Tensor, gradient: Tensor, mask: Tensor) -> Tensor:
     return (features * weight).sum(dim=-1).relu() * mask
 
 
-def text_saliency(encoder: Encoder, canvas: Canvas, texts: Sequence[str]) -> FloatArray:
-    """Return GradCAM (texts, P) of the similarity of one image, without its context, and each of some texts.
+def text_saliency(encoder: Encoder, canvas: Canvas, texts: FloatArray) -> Tensor:
+    """Return GradCAM (texts, P) of the similarity of one image, without its context, and texts, unit vectors (S, D).
 
     Of the vision tower's last patch tokens; 0 throughout where moving them along themselves only lowers it.
     """
-    vectors = torch.from_numpy(encoder.texts(texts)).to(encoder.device, torch.float32)
+    vectors = torch.from_numpy(texts).to(encoder.device, torch.float32)
     with torch.enable_grad(), _leaf_of(encoder.model.vision) as leaf:
         seen = encoder.see([canvas])
         similarities = [similarity(seen, vector, by_patches=encoder.method.by_patches) for vector in vectors]
@@ -36,7 +36,7 @@ def text_saliency(encoder: Encoder, canvas: Canvas, texts: Sequence[str]) -> Flo
     tokens = leaf[0].detach()[0]
     patches = seen.patch_mask.shape[1]
     maps = [grad_cam(tokens[-patches:], gradient[-patches:], seen.patch_mask[0]) for gradient in gradients]
-    return torch.stack(maps).double().cpu().numpy()
+    return torch.stack(maps).double()
 
 
 def similarity(seen: Features, text: Tensor, *, by_patches: bool) -> Tensor:

@@ -22,7 +22,7 @@ from cogaze.evaluate.metrics import BoolArray, FloatArray
 from cogaze.evaluate.records import EvalImage
 from cogaze.models.segmenter import SegmentationDecoder
 
-THRESHOLDS = np.linspace(0.05, 0.95, 19)
+THRESHOLDS = np.arange(5, 100, 5) / 100
 HALF = 128  # of 255: a canvas pixel belongs to the mask where at least half of it does
 BATCH_OF_VARIANT_B = 8  # images, as CoGaze's published code has it
 

@@ -198,7 +198,7 @@ def segmentation(
             same = same_mask_overlap(own, seen["validate"], seen["test"], config.batch)
             figures = mask_figures(overlap, same, groups_of(parts["test"]), shared.intervals)
             notes = {"images": len(rows), "threshold, chosen on validate": made.threshold, "epoch": made.best_epoch + 1}
-            found.append(_named(Found(figures), f"{share} %", notes))
+            found.append(_named(Found(figures), f"decoder, {share} %", notes))
             empty = int((overlap.truth == 0).sum())
     finally:
         together()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from processes import in_processes
 from test_encoder import write_images
 
 from cogaze.data.dataset import DatasetConfig, ShardDataset, read_table
@@ -188,10 +189,13 @@ class Looking:
     def attention(self, canvases, sentences):
         return [np.array([self.table(text) for text in own]).reshape(-1, 64) for own in sentences]
 
+    def texts(self, texts):
+        return np.zeros((len(texts), 2))
+
 
 @pytest.fixture
 def no_cam(monkeypatch):
-    monkeypatch.setattr(attention, "text_saliency", lambda _encoder, _canvas, texts: np.ones((len(texts), 64)))
+    monkeypatch.setattr(attention, "text_saliency", lambda _encoder, _canvas, texts: torch.ones(len(texts), 64))
 
 
 def spoken(seed, image, subject):
@@ -298,8 +302,9 @@ def test_grad_cam_of_a_mean_is_the_gradient_in_closed_form():
 
 def test_grad_cam_of_a_model_is_what_moving_its_features_does(encoder, tmp_path):
     canvas = encoder.picture(write_images(tmp_path / "images", 1)[0])
-    found = text_saliency(encoder, canvas, ["no effusion ."])[0]
-    text = torch.from_numpy(encoder.texts(["no effusion ."])[0]).float()
+    vectors = encoder.texts(["no effusion ."])
+    found = text_saliency(encoder, canvas, vectors)[0].numpy()
+    text = torch.from_numpy(vectors[0]).float()
     shown, moved = torch.from_numpy(canvas.patch_mask), torch.zeros(0)
     tokens = []
 
@@ -345,3 +350,25 @@ def test_what_grad_cam_takes_the_gradient_of_is_what_retrieval_compares(encoder,
     vectors = seen.patches[0][seen.patch_mask[0]] if by_patches else seen.pooled
     image = Embedded(F.normalize(vectors, dim=-1).numpy(), np.array([len(vectors)]))
     assert found.item() == pytest.approx(Similarity(image, Embedded.of(text[None].numpy())).array()[0, 0], abs=1e-6)
+
+
+def figures_of(shards, encoder):
+    parts = [list(read_readings(ShardFolder(shards), [split], encoder.reader)) for split in ("train", "validate")]
+    found = [
+        *gaze_figures(encoder, parts[0][:5], parts[0], repeats=5).figures,
+        *localisation_figures(encoder, HeldOut(parts[0][:5], parts[1], parts[0]), repeats=5).figures,
+    ]
+    return {one.name: (one.value, one.low, dict(one.baselines)) for one in found}
+
+
+def compared(shards, model, expected):
+    found = figures_of(shards, load_encoder(model))
+    assert found.keys() == expected.keys()
+    for name, (value, low, beside) in expected.items():
+        assert found[name][:2] == (pytest.approx(value, abs=1e-5), pytest.approx(low, abs=1e-5)), name
+        assert found[name][2] == pytest.approx(beside, abs=1e-5), name
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_figures_of_one(shards, model_folder, encoder):
+    in_processes(compared, shards, model_folder, figures_of(shards, encoder))

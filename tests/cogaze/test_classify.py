@@ -271,7 +271,7 @@ def test_a_small_model_is_probed_and_tuned(done):
     assert done.figures["AUROC (linear probe, 100 %)"].value > 0.6
     assert done.figures["AUROC (fine-tuned, 100 %)"].value > 0.6
     assert done.figures["F1 (fine-tuned, 100 %)"].baselines["always no"] == 0
-    for name, empty in {"Dice (100 %)": 0.5, "Dice of positives (100 %)": 0}.items():
+    for name, empty in {"Dice (decoder, 100 %)": 0.5, "Dice of positives (decoder, 100 %)": 0}.items():
         beside = done.figures[name].baselines
         assert (beside["all empty"], list(beside)) == (empty, ["all empty", "mean training mask"])
 

@@ -44,11 +44,11 @@ def test_every_task_of_rsna(main, rsna, tmp_path, capsys):
     assert main(*rsna) == 0
     written = json.loads((tmp_path / "out" / "results.json").read_text())
     names = [one["name"] for each in written["results"].values() for one in each["figures"]]
-    assert {"AUROC (linear probe, 100 %)", "F1 (fine-tuned, 100 %)", "Dice of positives (100 %)"} <= set(names)
+    assert {"AUROC (linear probe, 100 %)", "F1 (fine-tuned, 100 %)", "Dice of positives (decoder, 100 %)"} <= set(names)
     assert written["settings"]["config"]["finetune"]["epochs"] == 1
     assert written["settings"]["dataset"]["task"] == "binary"
     said = capsys.readouterr().out
-    assert "| Dice (100 %)" in said
+    assert "| Dice (decoder, 100 %)" in said
     assert str(tmp_path) not in said + (tmp_path / "out" / "results.json").read_text()
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["results.json", "results.md"]
 
