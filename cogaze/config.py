@@ -231,7 +231,7 @@ def run_parser(description: str | None, arguments: Sequence[str] | None = None) 
 def from_options(parser: ArgumentParser, options: Namespace) -> RunConfig:
     """Return the config that a run_parser's options say; raises ValueError where a value is out of range."""
     values = parser.instantiate(options)
-    kind = KINDS[values["method"]]
+    kind = CoGazeRun if isinstance(values["model"], CoGazeModelConfig) else EgmaRun  # which refuses another method
     return kind(**{one.name: values[one.name] for one in fields(kind)})
 
 

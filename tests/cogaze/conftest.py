@@ -17,7 +17,7 @@ from accelerate.state import AcceleratorState
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from cogaze.config import CoGazeModelConfig, CoGazeRun, FitConfig, RunConfig
+from cogaze.config import EGMA_COLLATE, CoGazeModelConfig, CoGazeRun, EgmaModelConfig, EgmaRun, FitConfig, RunConfig
 from cogaze.data.collate import CollateConfig, TextConfig, add_special_tokens
 from cogaze.data.dataset import DatasetConfig
 from cogaze.data.plan import PlanConfig
@@ -144,4 +144,30 @@ def run_config(run_into: Callable[..., RunConfig], tmp_path: Path) -> Iterator[C
     """Return run_config(name, changes): run_into a folder of that name."""
     AcceleratorState._reset_state(True)
     yield lambda name, changes=None: run_into(tmp_path / name, changes)
+    AcceleratorState._reset_state(True)
+
+
+@pytest.fixture
+def egma_config(shards: Path, towers: Path, tmp_path: Path) -> Iterator[Callable[..., EgmaRun]]:
+    """Return egma_config(name, changes): a run of 2 epochs into a folder of that name, without dropout."""
+
+    def config(name: str, changes: Mapping[str, Any] | None = None) -> EgmaRun:
+        made = EgmaRun(
+            out=tmp_path / name,
+            shards=str(shards),
+            model=EgmaModelConfig(
+                vision=str(towers / "vision"), text=str(towers / "still"), hidden_size=16, averaged_layers=1
+            ),
+            plan=PlanConfig(global_batch=8),
+            data=DatasetConfig(view=ViewConfig(size_px=56)),
+            collate=replace(EGMA_COLLATE, text=replace(EGMA_COLLATE.text, max_tokens=12)),
+            optim=OptimConfig(lr=1e-3, schedule="cosine"),
+            fit=FitConfig(epochs=2, precision="no", tracker="none"),
+        )
+        for path, value in (changes or {}).items():
+            made = changed(made, path.split("."), value)
+        return made
+
+    AcceleratorState._reset_state(True)
+    yield config
     AcceleratorState._reset_state(True)

@@ -90,6 +90,13 @@ def test_an_option_may_say_the_method():
     assert config.collate == replace(EGMA_COLLATE, text=replace(EGMA_COLLATE.text, max_tokens=9))
 
 
+def test_a_method_that_the_parser_was_not_made_for_is_refused():
+    arguments = ["--config", '{"method": "egma"}', "--shards=s", "--out=o"]
+    parser = run_parser(None, arguments)
+    with pytest.raises(ValueError, match="method is egma, but these are options of cogaze; choose one"):
+        from_options(parser, parser.parse_args(arguments))
+
+
 def test_a_method_has_its_own_sentences():
     with pytest.raises(ValueError, match=r"collate.sentences is gaze, but egma learns from .* rule all; set it so"):
         EgmaRun(Path("o"), "s", collate=CollateConfig())

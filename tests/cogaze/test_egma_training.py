@@ -1,57 +1,25 @@
 """EGMA in the loop that CoGaze has: its losses of a batch, cut in any way, resumed, with any share of gaze."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import changed
 from processes import in_processes
 from runs import assert_same, assert_same_gradients, gradients, log, run, weights, write_gradients
 from safetensors.torch import load_file
 
-from cogaze.config import EGMA_COLLATE, EgmaModelConfig, EgmaRun, FitConfig
 from cogaze.data.collate import Batch, report_sentences
-from cogaze.data.dataset import DatasetConfig
-from cogaze.data.plan import PlanConfig
-from cogaze.data.transforms import ViewConfig
 from cogaze.evaluate.quick import encode, evaluate, look_of
 from cogaze.evaluate.similarity import Similarity
 from cogaze.losses.egma import batch_contrastive, cross_modal_mapping, gaze_mlce
 from cogaze.models.egma import EgmaModel, EgmaOutput
 from cogaze.objectives import EgmaObjective, EgmaWeights, peak_scaled
-from cogaze.optim import OptimConfig
 from gazeprep.shards import ShardFolder
 
 STEPS = 3  # an epoch
-
-
-@pytest.fixture
-def egma_config(run_config: Any, shards: Path, towers: Path, tmp_path: Path) -> Callable[..., EgmaRun]:
-    """Return egma_config(name, changes): a run of 2 epochs into a folder of that name, without dropout."""
-
-    def config(name: str, changes: Mapping[str, Any] | None = None) -> EgmaRun:
-        made = EgmaRun(
-            out=tmp_path / name,
-            shards=str(shards),
-            model=EgmaModelConfig(
-                vision=str(towers / "vision"), text=str(towers / "still"), hidden_size=16, averaged_layers=1
-            ),
-            plan=PlanConfig(global_batch=8),
-            data=DatasetConfig(view=ViewConfig(size_px=56)),
-            collate=replace(EGMA_COLLATE, text=replace(EGMA_COLLATE.text, max_tokens=12)),
-            optim=OptimConfig(lr=1e-3, schedule="cosine"),
-            fit=FitConfig(epochs=2, precision="no", tracker="none"),
-        )
-        for path, value in (changes or {}).items():
-            made = changed(made, path.split("."), value)
-        return made
-
-    return config
 
 
 # --- the losses of a batch
@@ -166,9 +134,9 @@ def test_nothing_to_say_is_0_not_nan():
 # --- runs
 
 
-@pytest.mark.parametrize("ratio", [0.0, 0.5, 1.0])
-def test_any_share_of_gaze_trains(egma_config, capsys, ratio):
-    config = egma_config("run", {"plan.gaze_ratio": ratio, "fit.epochs": 1})
+@pytest.mark.parametrize(("ratio", "precision"), [(0.0, "no"), (0.5, "bf16"), (1.0, "no")])
+def test_any_share_of_gaze_trains(egma_config, capsys, ratio, precision):
+    config = egma_config("run", {"plan.gaze_ratio": ratio, "fit.epochs": 1, "fit.precision": precision})
     assert run(config).finished
     logged = log(config)
     gaze = [values["train/gaze"] for values in logged.values() if "train/gaze" in values]

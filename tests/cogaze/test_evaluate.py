@@ -161,8 +161,8 @@ def test_whole_transcripts_are_no_sentences(watched):
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    """The demo's config on shards of 200 synthetic subjects with small pictures."""
+def demo_of(tmp_path_factory):
+    """Return demo_of(name): a demo's config on shards of 200 synthetic subjects with small pictures."""
     root = tmp_path_factory.mktemp("learning")
     corpus = write_corpus(root / "corpus", 200, workers=0)
     small = SampleConfig(picture=PictureConfig(Resize(size_px=112)), maps=MapConfig(px_per_deg=37.5))
@@ -170,15 +170,19 @@ def demo(tmp_path_factory):
     records = (ShardFolder(root / "shards").sample(key).record for key in ShardFolder(root / "shards").keys())  # noqa: SIM118
     texts = (record[name] for record in records for name in ("indication", "findings", "impression", "transcript"))
     write_tiny_towers(root / "towers", texts, TinyTowers())
-    parser = run_parser(None)
     named = {"model.vision": "towers/vision", "model.text": "towers/text", "out": "run", "shards": "shards"}
-    arguments = [f"--{option}={root / path}" for option, path in named.items()]
-    return from_options(parser, parser.parse_args(["--config", str(ROOT / "configs/demo.yaml"), *arguments]))
+
+    def read(name):
+        options = [f"--{option}={root / path}" for option, path in named.items()]
+        arguments = ["--config", str(ROOT / f"configs/{name}.yaml"), *options]
+        parser = run_parser(None, arguments)
+        return from_options(parser, parser.parse_args(arguments))
+
+    return read
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_a_short_training_beats_an_untrained_and_a_shuffled_model_on_held_out_subjects(demo):
+def figures_of_three(demo, epochs):
+    """The figures of a trained, an untrained and a shuffled model on held-out subjects."""
     shuffled = demo.out.with_name("shuffled-shards")
     deal_out(Path(demo.shards), shuffled, seed=0, dealt="image and context")
     idle = replace(demo, optim=replace(demo.optim, lr=1e-12), fit=replace(demo.fit, max_steps=1))
@@ -186,9 +190,30 @@ def test_a_short_training_beats_an_untrained_and_a_shuffled_model_on_held_out_su
     found = {}
     for name, run in runs.items():
         AcceleratorState._reset_state(True)
-        run = replace(run, out=demo.out.with_name(name))
-        fit(replace(run, fit=replace(run.fit, epochs=30)))
+        run = replace(run, out=demo.out.with_name(f"{demo.method} {name}"))
+        fit(replace(run, fit=replace(run.fit, epochs=epochs)))
         found[name] = evaluate_folder(replace(run, shards=demo.shards), run.out / "model")
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_short_training_of_egma_beats_an_untrained_and_a_shuffled_model_on_held_out_subjects(demo_of):
+    found = figures_of_three(demo_of("egma_demo"), epochs=40)
+    trained = found.pop("trained")
+    for other in found.values():
+        for way in ("image to report", "report to image"):
+            assert trained[f"{way} median rank"] < 0.7 * other[f"{way} median rank"]
+            assert trained[f"{way} R@5"] > other[f"{way} R@5"] + 0.1
+    assert trained["image to report R@5"] > trained["image to report R@5 without the image"] + 0.1
+    assert trained["sentence NSS"] > found["untrained"]["sentence NSS"] + 0.8
+    assert trained["sentence NSS"] > trained["sentence NSS of the mean gaze map"] + 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_short_training_beats_an_untrained_and_a_shuffled_model_on_held_out_subjects(demo_of):
+    found = figures_of_three(demo_of("demo"), epochs=30)
     trained = found.pop("trained")
     for other in found.values():
         assert trained["image to report median rank"] < 0.7 * other["image to report median rank"]

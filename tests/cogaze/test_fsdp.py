@@ -100,6 +100,14 @@ def test_sharded_saved_and_resumed_a_run_is_that_of_ddp(run_config, towers, accu
     CoGazeModel.from_pretrained(parts.out / "best")
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module .* returned a view tensor")
+def test_sharded_a_run_of_egma_is_that_of_ddp(egma_config):
+    settings = {"fit.accumulation": 2, "fit.max_steps": 4}
+    whole = launch(egma_config("whole", settings), sharded=False)
+    assert_same_run(whole, launch(egma_config("parts", settings), sharded=True))
+
+
 def train_as_before(config):
     AcceleratorState._reset_state(True)
     run_module.Accelerator = ShardedAsBefore
