@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
+from safetensors.torch import save_file
+from torch import Tensor
 
-from cogaze.checkpoint import versions
 from cogaze.evaluate.classify import (
     SHARES,
     ProbeConfig,
@@ -28,7 +29,7 @@ from cogaze.evaluate.finetune import Classifier, FinetuneConfig, Labelled, finet
 from cogaze.evaluate.metrics import FloatArray
 from cogaze.evaluate.processes import Process, batches_of
 from cogaze.evaluate.records import EvalImage, EvalSet
-from cogaze.evaluate.results import Figure, Found, Results, bootstrap
+from cogaze.evaluate.results import Figure, Found, bootstrap
 from cogaze.evaluate.scores import Intervals, Scored, classification_figures
 from cogaze.evaluate.segment import (
     METRICS,
@@ -43,9 +44,9 @@ from cogaze.evaluate.segment import (
     train_segmenter,
 )
 from cogaze.evaluate.zero_shot import groups_of
-from gazeprep.shards import sha256_of
 
 BATCH = 32  # images that are encoded at once
+Keep = Callable[[str, Mapping[str, Tensor]], None]  # a name, and weights that were trained
 STORED = ("patches", "latents", "mask", "shown")
 
 
@@ -80,10 +81,13 @@ def parts_of(data: EvalSet) -> dict[str, tuple[EvalImage, ...]]:
 # --- classification
 
 
-def linear_probe(encoder: Encoder, data: EvalSet, shared: SupervisedConfig, config: ProbeConfig) -> Found:
+def linear_probe(
+    encoder: Encoder, data: EvalSet, shared: SupervisedConfig, config: ProbeConfig, keep: Keep | None = None
+) -> Found:
     """Train a linear layer on frozen unit vectors of the images at each share of the labels, and judge it on test.
 
     The images are encoded once, shared out over the processes; the layer itself is trained by each of them alike.
+    keep: takes each layer, of features less their `mean`, divided by their `scale`.
     """
     parts = parts_of(data)
     seen = {name: encoder.images(part, with_context=shared.with_context) for name, part in parts.items()}
@@ -97,14 +101,19 @@ def linear_probe(encoder: Encoder, data: EvalSet, shared: SupervisedConfig, conf
         scored = {name: scores_of(probe.logits(seen[name]), data.task) for name in ("validate", "test")}
         one = _judged(data, scored, shared.intervals)
         found.append(_named(one, f"linear probe, {share} %", {"images": len(rows), "penalty": probe.penalty}))
+        if keep is not None:
+            columns = {name: getattr(probe, name) for name in ("mean", "scale", "weight", "bias")}
+            keep(f"linear_probe-{share}", {name: torch.from_numpy(column) for name, column in columns.items()})
     notes = {"optimiser": "L-BFGS, standardised features", "class weights": config.class_weights}
     return _together(found, notes | _context_note(shared))
 
 
-def full_finetuning(encoder: Encoder, data: EvalSet, shared: SupervisedConfig, config: FinetuneConfig) -> Found:
+def full_finetuning(
+    encoder: Encoder, data: EvalSet, shared: SupervisedConfig, config: FinetuneConfig, keep: Keep | None = None
+) -> Found:
     """Train the image side and a linear layer at each share of the labels, from the same weights, and judge it on test.
 
-    The encoder is afterwards what it was before.
+    The encoder is afterwards what it was before. keep: takes each whole model, `model.` and `head.`.
     """
     parts = parts_of(data)
     start = deepcopy(encoder.model.state_dict())
@@ -130,6 +139,8 @@ def full_finetuning(encoder: Encoder, data: EvalSet, shared: SupervisedConfig, c
             one = _judged(data, scored, shared.intervals)
             said = {"images": len(images), "epochs": len(course.validation), "best epoch": course.best_epoch + 1}
             found.append(_named(one, f"fine-tuned, {share} %", said))
+            if keep is not None:
+                keep(f"fine_tuning-{share}", classifier.state_dict())
     finally:
         encoder.model.load_state_dict(start)
         for name, parameter in encoder.model.named_parameters():
@@ -169,13 +180,18 @@ def _context_note(shared: SupervisedConfig) -> dict[str, Any]:
 
 
 def segmentation(
-    encoder: Encoder, data: EvalSet, shared: SupervisedConfig, config: SegmentConfig, store: Path
+    encoder: Encoder,
+    data: EvalSet,
+    shared: SupervisedConfig,
+    config: SegmentConfig,
+    store: Path,
+    keep: Keep | None = None,
 ) -> Found:
     """Train a decoder on frozen patches and latents at each share of the training images, and judge it on test.
 
     store: a new folder for what the frozen model makes of the images, which is removed in the end: float16, patches
     times their width times 2 bytes an image, and 2 bytes for each pixel of the canvas. All processes must see it: each
-    encodes its share into it; the decoder is trained by each of them alike.
+    encodes its share into it; the decoder is trained by each of them alike. keep: takes each decoder.
     """
     parts = parts_of(data)
     if not any(image.runs or image.boxes for image in parts["train"]):
@@ -200,6 +216,8 @@ def segmentation(
             notes = {"images": len(rows), "threshold, chosen on validate": made.threshold, "epoch": made.best_epoch + 1}
             found.append(_named(Found(figures), f"decoder, {share} %", notes))
             empty = int((overlap.truth == 0).sum())
+            if keep is not None:
+                keep(f"segmentation-{share}", made.decoder.state_dict())
     finally:
         together()
         if Process.current().is_main:
@@ -267,42 +285,12 @@ def together() -> None:
         dist.barrier()
 
 
-# --- several tasks
+def kept_in(folder: Path) -> Keep:
+    """Return what writes weights as safetensors into a folder, in the main process."""
 
+    def keep(name: str, weights: Mapping[str, Tensor]) -> None:
+        if Process.current().is_main:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file({key: one.detach().cpu().clone() for key, one in weights.items()}, folder / f"{name}.safetensors")
 
-TASKS = ("linear_probe", "finetune", "segment")
-Configs = Mapping[str, Any]  # shared, probe, finetune, segment
-
-
-def supervised(results: Results, encoder: Encoder, data: EvalSet, tasks: Sequence[str], configs: Configs) -> None:
-    """Run tasks one after another; what stops one is kept among the results in its place.
-
-    Raises ValueError on a task that is none of TASKS.
-    """
-    unknown = [task for task in tasks if task not in TASKS]
-    if unknown or not tasks:
-        raise ValueError(f"tasks are {list(tasks)}, must be one or more of {', '.join(TASKS)}")
-    shared = configs["shared"]
-    runs: dict[str, Callable[[], Found]] = {
-        "linear_probe": lambda: linear_probe(encoder, data, shared, configs["probe"]),
-        "finetune": lambda: full_finetuning(encoder, data, shared, configs["finetune"]),
-        "segment": lambda: segmentation(encoder, data, shared, configs["segment"], results.out / "features"),
-    }
-    for task in tasks:
-        results.attempt(f"{data.name}: {task}", runs[task])
-
-
-def settings_of(model: Path, data: EvalSet, configs: Configs) -> dict[str, Any]:
-    """Return what the figures depend on, as plain json: the model's weights by their sha256, no path."""
-    return {
-        "model": {"sha256": {file.name: sha256_of(file) for file in sorted(model.glob("*.safetensors"))}},
-        "dataset": {
-            "name": data.name,
-            "task": data.task,
-            "classes": list(data.classes),
-            "images": {name: len(images) for name, images in data.parts.items()},
-            "notes": dict(data.notes),
-        },
-        "config": {name: asdict(config) for name, config in configs.items()},
-        "versions": versions(),
-    }
+    return keep

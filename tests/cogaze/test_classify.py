@@ -26,7 +26,6 @@ from cogaze.evaluate.encoder import load_encoder
 from cogaze.evaluate.finetune import Classifier, FinetuneConfig, Labelled, finetune
 from cogaze.evaluate.processes import Process
 from cogaze.evaluate.records import UNKNOWN, EvalImage, EvalSet, LabelledBox
-from cogaze.evaluate.results import Results
 from cogaze.evaluate.scores import Intervals
 from cogaze.evaluate.segment import SegmentConfig
 from cogaze.evaluate.supervised import (
@@ -35,7 +34,6 @@ from cogaze.evaluate.supervised import (
     linear_probe,
     parts_of,
     segmentation,
-    supervised,
 )
 from gazeprep.schema import ImageRef
 
@@ -206,13 +204,9 @@ def test_an_encoder_that_knows_the_labels_scores_one_and_one_that_does_not_chanc
     assert (area.value, area.baselines["chance"]) == (pytest.approx(0.5, abs=0.17), 0.5)
 
 
-def test_a_task_that_cannot_be_done_loses_no_other(tmp_path):
-    results = Results(tmp_path, {})
-    configs = {"shared": QUICK, "probe": ProbeConfig(), "segment": DECODER}
-    supervised(results, Knowing(told=True), labelled_set("binary"), ["segment", "linear_probe"], configs)
-    assert results.failed == ["set: segment"]
-    assert "has a mask or a box" in results.outcomes["set: segment"].error
-    assert results.outcomes["set: linear_probe"].figures[0].value == 1
+def test_a_set_without_masks_is_not_segmented(tmp_path):
+    with pytest.raises(ValueError, match="no training image of set has a mask or a box"):
+        segmentation(Knowing(told=True), labelled_set("binary"), ALL, DECODER, tmp_path / "features")
 
 
 def test_a_set_without_a_validation_part_is_refused():

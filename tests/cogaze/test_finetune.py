@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
 from twins.rsna import write_rsna
+
+from cogaze.models.segmenter import SegmentationDecoder
 
 PIPELINE = Path(__file__).parents[2] / "pipelines" / "finetune.py"
 QUICK = [
@@ -36,7 +39,7 @@ def main(monkeypatch):
 @pytest.fixture
 def rsna(tmp_path, model_folder):
     write_rsna(tmp_path / "rsna", tmp_path / "lists")
-    data = ["--data", "rsna", "--root", tmp_path / "rsna", "--lists", tmp_path / "lists"]
+    data = ["--dataset", "rsna", "--root", tmp_path / "rsna", "--lists", tmp_path / "lists"]
     return ["--model", model_folder, *data, "--out", tmp_path / "out", *QUICK]
 
 
@@ -45,18 +48,27 @@ def test_every_task_of_rsna(main, rsna, tmp_path, capsys):
     written = json.loads((tmp_path / "out" / "results.json").read_text())
     names = [one["name"] for each in written["results"].values() for one in each["figures"]]
     assert {"AUROC (linear probe, 100 %)", "F1 (fine-tuned, 100 %)", "Dice of positives (decoder, 100 %)"} <= set(names)
-    assert written["settings"]["config"]["finetune"]["epochs"] == 1
+    assert written["settings"]["options"]["finetune"]["epochs"] == 1
     assert written["settings"]["dataset"]["task"] == "binary"
     said = capsys.readouterr().out
     assert "| Dice (decoder, 100 %)" in said
     assert str(tmp_path) not in said + (tmp_path / "out" / "results.json").read_text()
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["results.json", "results.md"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["results.json", "results.md", "weights"]
+    probe = load_file(tmp_path / "out" / "weights" / "linear_probe-100.safetensors")
+    assert {name: tuple(one.shape) for name, one in probe.items()} == {
+        "mean": (16,), "scale": (16,), "weight": (1, 16), "bias": (1,),
+    }  # fmt: skip
+    tuned = load_file(tmp_path / "out" / "weights" / "fine_tuning-100.safetensors")
+    assert {"head.weight", "model.latents"} <= set(tuned)
+    SegmentationDecoder(16, 16, (4, 4), 56, width=8, heads=2, doublings=1).load_state_dict(
+        load_file(tmp_path / "out" / "weights" / "segmentation-100.safetensors")
+    )
 
 
 @pytest.mark.parametrize(
     ("more", "code", "said"),
     [
-        (["--tasks", '["guess"]'], 1, "must be one or more of linear_probe, finetune, segment"),
+        (["--tasks", '["guess"]'], 2, "guess"),
         (["--options", '{"boxes": "all"}'], 1, "boxes is 'all'"),
         (["--shared.shares", '["5"]'], 1, "shares are ['5']"),
         (["--finetune.lr", "-1"], 1, "finetune.lr"),
