@@ -1,13 +1,16 @@
 """Datasets by name and their options."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 import pytest
+from jsonargparse import ArgumentParser
 from twins.rsna import write_rsna
 
 from cogaze.evaluate.datasets import READERS, read_dataset, reader_options
+from cogaze.evaluate.evaluation import EvaluateConfig
 
 
 def test_every_reader_takes_a_folder_and_lists():
@@ -67,7 +70,11 @@ def test_a_path_may_be_given_as_text(tmp_path):
 
 # --- docs/benchmarks.md
 
-PAGE = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(
+    r"^python pipelines/evaluate\.py (.*)$", (DOCS / "reproduce.md").read_text(encoding="utf-8"), re.MULTILINE
+)
 
 
 @pytest.mark.parametrize("dataset", READERS)
@@ -82,3 +89,20 @@ def test_the_page_has_every_option_and_its_values(dataset):
 
 def test_the_page_has_no_dataset_that_is_not_there():
     assert set(re.findall(r"^\| \[`(\w+)`\]", PAGE, re.MULTILINE)) == set(READERS)
+
+
+# --- docs/reproduce.md, the published tables
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_of_the_published_tables_is_understood(command, tmp_path):
+    parser = ArgumentParser()
+    parser.add_class_arguments(EvaluateConfig, None, fail_untyped=False)
+    config = EvaluateConfig(**vars(parser.instantiate(parser.parse_args(shlex.split(command)))))
+    with pytest.raises(ValueError, match=r"not in the folder|of 0 pictures|holds none of"):
+        read_dataset(config.dataset, tmp_path, **config.options)
+    assert set(config.evaluators) <= {"zero_shot", "retrieval", "linear_probe", "segmentation", "fine_tuning"}
+
+
+def test_the_published_tables_have_commands():
+    assert len(COMMANDS) == 17
