@@ -7,7 +7,7 @@ import hashlib
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from accelerate import PartialState
 
@@ -30,6 +30,7 @@ from cogaze.log import say
 from cogaze.run import quiet
 from gazeprep.shards import ShardFolder
 
+OF_DATASETS = ("dataset", "shares", "probe", "finetune", "segment")
 UNSAID = ("model", "out", "shards", "root", "lists", "prompts", "options", "workers", "device")  # places, and speed
 
 
@@ -74,12 +75,18 @@ class EvaluateConfig:
             raise ValueError(f"give root, the folder of {self.dataset}")
         if self.shards and (self.root or self.lists or self.options):
             raise ValueError("root, lists and options belong to dataset; leave them out with shards")
+        if self.split not in get_args(Judged):
+            raise ValueError(
+                f"split is {self.split!r}, must be {' or '.join(get_args(Judged))}: a model is not judged on what it "
+                "was trained on"
+            )
         if self.repeats < 0 or self.workers < 0:
             raise ValueError(f"repeats is {self.repeats} and workers {self.workers}, must be at least 0")
 
     def stated(self) -> dict[str, Any]:
         """Return what the figures depend on, without places."""
-        return {name: value for name, value in asdict(self).items() if name not in UNSAID}
+        left_out = OF_DATASETS if self.shards else ("split",)
+        return {name: value for name, value in asdict(self).items() if name not in (*UNSAID, *left_out)}
 
 
 def evaluate(config: EvaluateConfig) -> Results:
@@ -91,6 +98,8 @@ def evaluate(config: EvaluateConfig) -> Results:
     quiet()
     state = PartialState()
     encoder = load_encoder(config.model, config.device or state.device, workers=config.workers)
+    if config.with_context and not encoder.method.reads_context:
+        raise ValueError("with_context is set, but this method's images know no context; leave it out")
     task = _task(config, encoder)
     evaluators = task.evaluators()
     unknown = sorted(set(config.evaluators) - set(evaluators))

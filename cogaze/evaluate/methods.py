@@ -39,6 +39,7 @@ class Method(Protocol):
     sentence: str
     by_patches: bool  # an image is compared with a text patch by patch
     has_head: bool  # for diseases
+    reads_context: bool  # clinical context steers the image
 
     def see(self, shown: Shown) -> tuple[Tensor, Tensor]:
         """Return patches (B, P, D) and latents (B, L, D)."""
@@ -62,7 +63,7 @@ class Method(Protocol):
 class CoGaze:
     """CoGaze: an image is the mean of its visual latents, a report the mean of its tokens."""
 
-    by_patches, has_head = False, True
+    by_patches, has_head, reads_context = False, True, True
 
     def __init__(self, model: CoGazeModel, collate: CollateConfig) -> None:
         self.model = model
@@ -109,7 +110,7 @@ class CoGaze:
 class Egma:
     """EGMA: an image is its patches, a text its sentences, and context plays no part."""
 
-    by_patches, has_head = True, False
+    by_patches, has_head, reads_context = True, False, False
 
     def __init__(self, model: EgmaModel, collate: CollateConfig) -> None:
         self.model = model

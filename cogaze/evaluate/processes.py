@@ -71,15 +71,14 @@ def _exchanged(own: list[dict[str, Tensor]], fault: Exception | None, count: int
     """Gather the batches of all processes in order; raises this process's fault, or that another one had one."""
     process = Process.current()
     stated = {name: (tensor.shape[1:], tensor.dtype) for name, tensor in own[0].items()} if own else {}
-    report = (fault is not None, stated, [len(next(iter(one.values()))) for one in own])
-    reports: list[Any] = [None] * process.count
-    dist.all_gather_object(reports, report)
+    report = {"failed": fault is not None, "form": stated, "rows": [len(next(iter(one.values()))) for one in own]}
+    reports = _told_each_other(report)
     if fault is not None:
         raise fault
-    if any(failed for failed, _, _ in reports):
-        raise OtherProcessError("another process could not encode its part")
-    forms: dict[str, Any] = next((form for _, form, _ in reports if form), {})
-    sizes = [rows for _, _, rows in reports]
+    if any(one.get("failed", True) for one in reports):
+        raise OtherProcessError("another process could not do its part")
+    forms: dict[str, Any] = next((one["form"] for one in reports if one["form"]), {})
+    sizes = [one["rows"] for one in reports]
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
     parts: list[dict[str, Tensor]] = [{} for _ in range(count)]
     for name, (shape, dtype) in forms.items():
@@ -88,6 +87,24 @@ def _exchanged(own: list[dict[str, Tensor]], fault: Exception | None, count: int
             for number, part in enumerate(rows.cpu().split(sizes[rank])):
                 parts[rank + number * process.count][name] = part
     return parts
+
+
+def any_failed(failed: bool) -> bool:
+    """Whether this or another process failed at what all of them did; to be asked by each of them after it.
+
+    One that failed waits here, while another may still wait for its rows: that one hears of it there, and comes.
+    """
+    while Process.current().count > 1:
+        told = _told_each_other({"done": failed})
+        if all("done" in one for one in told):
+            return any(one["done"] for one in told)
+    return failed
+
+
+def _told_each_other(message: dict[str, Any]) -> list[dict[str, Any]]:
+    told: list[Any] = [None] * Process.current().count
+    dist.all_gather_object(told, message)
+    return told
 
 
 def _gathered(rows: Tensor, lengths: Sequence[int]) -> Iterator[Tensor]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from cogaze.checkpoint import hidden
 from cogaze.evaluate.metrics import FloatArray
-from cogaze.evaluate.processes import OtherProcessError, Process
+from cogaze.evaluate.processes import OtherProcessError, Process, any_failed
 from gazeprep.schema import InputError
 
 REPEATS = 1000
@@ -183,6 +183,8 @@ class Results:
             outcome = Outcome(tuple(found.figures), dict(found.notes))
         except Exception as error:  # noqa: BLE001 - one that fails, however, must not lose the others
             outcome = Outcome(error=told(error))
+        if any_failed(bool(outcome.error)) and not outcome.error:
+            outcome = Outcome(error=told(OtherProcessError("another process could not do its part")))
         self.outcomes[name] = outcome
         self.write()
         return outcome
@@ -255,6 +257,8 @@ def _digits(value: float | None) -> str:
 
 
 def _said(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
     return value if isinstance(value, str) else json.dumps(_finite(value))
 
 

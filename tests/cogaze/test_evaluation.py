@@ -162,6 +162,7 @@ WRONG = {
     "both": ({"shards": "a", "dataset": "rsna", "root": Path()}, "give either shards or dataset"),
     "no root": ({"dataset": "rsna"}, "give root"),
     "lists of shards": ({"shards": "a", "lists": Path()}, "leave them out with shards"),
+    "what was trained on": ({"shards": "a", "split": "train"}, "split is 'train', must be test or validate"),
     "fewer than none": ({"shards": "a", "repeats": -1}, "must be at least 0"),
 }
 

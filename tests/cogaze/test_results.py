@@ -1,11 +1,15 @@
 """Results: intervals, what is told of a failure, files after each evaluator."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
+import torch
+from processes import in_processes
 from scipy.stats import norm
 
+from cogaze.evaluate.processes import batches_of, rows_in_order
 from cogaze.evaluate.results import Figure, Found, Interval, Results, bootstrap, mean_interval
 from gazeprep.schema import InputError
 
@@ -86,3 +90,34 @@ def test_what_our_own_code_says_is_told_without_folders(tmp_path):
     results.attempt("empty", lambda: [Figure.of("mean", bootstrap(np.mean, [np.zeros(2)], [0]).low, None, 0)])
     assert results.outcomes["empty"].error == "1 groups for 2 rows; give one for each row"
     assert not list(tmp_path.glob(".*"))
+
+
+def fails_in_one(out):
+    rank = torch.distributed.get_rank()
+    results = Results(out, {})
+
+    def evaluator(broken=-1):
+        if rank == broken:
+            raise LookupError("before its rows")
+        rows = rows_in_order(batches_of(6, 2), lambda own: ({"row": torch.tensor(list(one))} for one in own))
+        return [Figure.of("sum", rows["row"].sum(), Interval(None, None), 6)]
+
+    results.attempt("first", evaluator)
+    for broken in (0, 1):
+        results.attempt(f"broken in {broken}", partial(evaluator, broken))
+    results.attempt("last", evaluator)
+    told = {name: outcome.error for name, outcome in results.outcomes.items()}
+    other, own = "another process could not do its part", "LookupError in an evaluator"
+    assert told == {
+        "first": "",
+        "broken in 0": own if rank == 0 else other,
+        "broken in 1": own if rank == 1 else other,
+        "last": "",
+    }
+    assert results.outcomes["last"].figures[0].value == 15
+
+
+@pytest.mark.slow
+def test_what_fails_in_one_process_fails_in_all_and_the_next_goes_on(tmp_path):
+    in_processes(fails_in_one, tmp_path)
+    assert set(json.loads((tmp_path / "results.json").read_text())["results"]["last"]) == {"figures", "notes"}
