@@ -57,24 +57,27 @@ def local_pool(run: Run, jobs: Sequence[Job], workers: int) -> Iterator[JobRepor
     stop = multiprocessing.get_context("spawn").RawValue("b", 0)  # no lock, which a killed worker could keep
     try:
         with _environment(WORKER_ENVIRONMENT), worker_pool(workers, end_early_at, stop) as pool:
-            try:
-                yield from _as_finished(pool, ((run, job) for job in jobs), at_once=2 * workers)
-            finally:
-                stop.value = 1  # on an error or Ctrl-C, running jobs end at their next sample
-                pool.shutdown(wait=True, cancel_futures=True)
+            yield from _as_finished(pool, ((run, job) for job in jobs), 2 * workers, stop)
     except LostWorkerError:
         script = "a script that calls build() needs its if __name__ == '__main__' line"
         raise BuildError(f"{LOST_WORKER}; {GO_ON} ({script})") from None
 
 
-def _as_finished(pool: ProcessPoolExecutor, calls: Iterator[Any], at_once: int) -> Iterator[JobReport]:
-    """Yield results as they come, with no more than `at_once` calls pickled and waiting."""
+def _as_finished(pool: ProcessPoolExecutor, calls: Iterator[Any], at_once: int, stop: Any) -> Iterator[JobReport]:
+    """Yield results as they come, with no more than `at_once` calls pickled and waiting.
+
+    On an error or Ctrl-C, running jobs end at their next sample, because stop.value is set, and are waited for.
+    """
     running = _submit(pool, calls, at_once)
-    while running:
-        finished, running = wait(running, return_when=FIRST_COMPLETED)
-        for future in finished:
-            yield future.result()
-            running |= _submit(pool, calls, 1)
+    try:
+        while running:
+            finished, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                yield future.result()
+                running |= _submit(pool, calls, 1)
+    finally:
+        stop.value = 1
+        wait([future for future in running if not future.cancel()])
 
 
 def _submit(pool: ProcessPoolExecutor, calls: Iterator[Any], count: int) -> set[Future[JobReport]]:

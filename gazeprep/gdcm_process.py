@@ -15,7 +15,7 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 import pydicom
-from pydicom.pixels import pixel_array
+from pydicom.pixels.utils import pixel_array
 
 _LENGTH = struct.Struct("<Q")
 _PIXELS, _MESSAGE = b"P", b"M"

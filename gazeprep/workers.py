@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -23,18 +24,48 @@ class LostWorkerError(RuntimeError):
     """A worker process died."""
 
 
+class _Spawning(SpawnContext):
+    """Spawned processes, all of which are known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[SpawnProcess] = []
+
+    def Process(self, *arguments: Any, **options: Any) -> SpawnProcess:  # type: ignore[override]
+        self.made.append(SpawnProcess(*arguments, **options))
+        return self.made[-1]
+
+    def has_lost_one(self) -> bool:
+        return any(process.exitcode is not None for process in self.made)
+
+    def kill_all(self) -> None:
+        for process in self.made:
+            if process.pid is not None:
+                process.kill()
+                process.join()
+
+
 @contextmanager
 def worker_pool(
     workers: int, prepare: Callable[[Any], None] | None = None, told: Any = None
 ) -> Iterator[ProcessPoolExecutor]:
-    """Give a pool of processes, in each of which `prepare(told)` is called first; raises LostWorkerError."""
-    context = multiprocessing.get_context("spawn")  # a fork would copy this process's threads and locks
+    """Give a pool of processes, in each of which `prepare(told)` is called first; raises LostWorkerError.
+
+    What still runs at the end is killed: wait for calls that must come to theirs.
+    """
+    context = _Spawning()  # a fork would copy this process's threads and locks
     with ProcessPoolExecutor(workers, context, _start, (prepare, told)) as pool:
         try:
             yield pool
-        except BrokenProcessPool:
+        except (BrokenProcessPool, OSError):  # a pool that breaks while it starts a process says OSError
+            if not context.has_lost_one():
+                raise
             cure = "run the same command again, with fewer workers if it recurs"
             raise LostWorkerError(f"{LOST_WORKER}; {cure}") from None
+        finally:
+            # Not by a word to each, as the pool does it: a worker that is killed as it listens leaves the others deaf,
+            # and the pool waits for them for ever.
+            context.kill_all()
 
 
 def _start(prepare: Callable[[Any], None] | None, told: Any) -> None:
