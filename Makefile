@@ -15,7 +15,7 @@ SEED ?= 0
 SYNTHETIC ?= out/synthetic-$(SUBJECTS)-$(SEED)
 ARGS ?=
 
-.PHONY: help setup demo demo-shards reproduce shards shards-real check test test-slow soak fuzz bench clean
+.PHONY: help setup demo demo-shards reproduce reproduce-egma shards shards-real check test test-slow soak fuzz bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -33,9 +33,12 @@ $(VENV)/.done: pyproject.toml constraints.txt
 demo: setup demo-shards ## synthetic recordings -> shards -> maps -> a short training -> what the model knows
 	$(BIN)/gazeprep info out/demo/shards
 	$(BIN)/gazeprep preview out/demo/shards --out out/demo/maps.png
-	$(BIN)/gazeprep report out/demo/shards --out out/demo/report.html --truth out/demo/recordings
 	$(BIN)/python pipelines/probe.py --config configs/demo.yaml --shards out/demo/shards --out out/demo/runs \
 	  --conditions '[trained, untrained, shuffled]'
+	$(BIN)/python pipelines/evaluate.py --model out/demo/runs/trained-0/model --shards out/demo/shards \
+	  --out out/demo/results --repeats 200
+	$(BIN)/gazeprep report out/demo/shards --out out/demo/report.html --truth out/demo/recordings \
+	  --results out/demo/results/results.json
 
 demo-shards: setup
 	$(MAKE) shards OUT=out/demo/shards SYNTHETIC=out/demo/recordings SUBJECTS=200 SEED=0 \
@@ -44,6 +47,10 @@ demo-shards: setup
 
 reproduce: setup demo-shards ## the figures of docs/reproduce.md: six conditions, three seeds, over half an hour
 	$(BIN)/python pipelines/probe.py --config configs/demo.yaml --shards out/demo/shards --out out/demo/runs \
+	  --seeds '[0, 1, 2]'
+
+reproduce-egma: setup demo-shards ## those of EGMA and its shares of gaze: seven conditions, three seeds, an hour or so
+	$(BIN)/python pipelines/probe.py --config configs/egma_demo.yaml --shards out/demo/shards --out out/demo/egma \
 	  --seeds '[0, 1, 2]'
 
 # Any subset of REFLACX, EGD, MIMIC and MIMIC_JPG, or MIMIC_EYE, names real data; none means the synthetic corpus.

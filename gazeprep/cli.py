@@ -190,6 +190,7 @@ def _report_parser() -> ArgumentParser:
     parser.add_argument("--cases", type=int, default=12, help="how many samples are drawn")
     parser.add_argument("--redact", type=bool, default=False, nargs="?", const=True, help="no text, no source ids")
     parser.add_argument("--truth", type=Path | None, help="the synthetic corpus that the shards were built from")
+    parser.add_argument("--results", type=Path | None, help="results.json of a model that was evaluated on the shards")
     return parser
 
 
@@ -348,7 +349,8 @@ def _run_report(options: Namespace) -> None:
         from gazeprep.report import ReportConfig, write_report
     except ModuleNotFoundError as error:
         raise ValueError(f"{error.name} is not installed; run pip install 'gazeprep-cogaze[report]'") from None
-    size = write_report(options.shards, options.out, ReportConfig(options.cases, options.redact, options.truth))
+    config = ReportConfig(options.cases, options.redact, options.truth, options.results)
+    size = write_report(options.shards, options.out, config)
     _printer()(f"wrote {options.out.name}, {size / 1e6:.1f} MB")
 
 

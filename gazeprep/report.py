@@ -13,6 +13,7 @@ from gazeprep.agreement import SCORE_TITLES, PredictorScores, ReaderAgreement, r
 from gazeprep.images import decode
 from gazeprep.known_answer import known_answer
 from gazeprep.pictures import Fixation, Picture, bare_map, fixations_drawn, map_picture, shrunk, webp, where_most
+from gazeprep.results import results_tables
 from gazeprep.scanpath_agreement import SIMILARITIES, ComparisonScores, ScanpathAgreement, scanpath_agreement
 from gazeprep.schema import SCHEMA_VERSION
 from gazeprep.shards import LoadedSample, ShardFolder
@@ -32,11 +33,13 @@ class ReportConfig:
     """What a report shows: how many cases; `redact` leaves out text, source ids and the folder's name.
 
     truth: the folder of the synthetic corpus that the shards were built from, to compare them with its known answer.
+    results: the results.json of a model that was evaluated on the shards.
     """
 
     cases: int = 12
     redact: bool = False
     truth: Path | None = None
+    results: Path | None = None
 
     def __post_init__(self) -> None:
         if self.cases < 0:
@@ -155,6 +158,7 @@ def report_page(folder: ShardFolder, config: ReportConfig) -> str:
         agreement=agreement_table(reader_agreement(folder)),
         scanpaths=scanpath_table(scanpath_agreement(folder)),
         known=known_answer(folder, config.truth) if config.truth is not None else (),
+        results=results_tables(config.results) if config.results is not None else (),
         cases=[case_view(folder.sample(key), config.redact) for key in choose_cases(folder, config.cases)],
         versions=folder.manifest["versions"],
         schema_version=SCHEMA_VERSION,

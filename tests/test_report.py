@@ -15,6 +15,7 @@ from gazeprep.build import BuildConfig, build
 from gazeprep.cases import Sources
 from gazeprep.cli import main
 from gazeprep.known_answer import drift, known_answer
+from gazeprep.results import results_tables
 from gazeprep.shards import ShardFolder
 from gazeprep.summary import best_lead_s, choose_cases, histogram, round_step, summarize
 from gazeprep.synthetic import read_truth
@@ -199,6 +200,40 @@ def test_readers_of_one_image_are_compared(page):
     assert "other readers" in said
     assert "Agreement of two scanpaths compared with images shape direction length position duration" in said
     assert "in a drawn order" in said
+
+
+# --- a model's results
+
+RESULTS = {
+    "zero-shot": {
+        "figures": [
+            {"name": "AUROC", "value": 0.75, "low": 0.5, "high": 0.875, "n": 40, "baselines": {"chance": 0.5}},
+            {"name": "median rank", "value": 12.4, "low": None, "high": None, "n": 40, "baselines": {}},
+        ]
+    },
+    "gaze": {"error": "no sample has gaze <b>"},
+}
+
+
+def test_a_models_figures_stand_beside_what_they_have_to_beat(tmp_path):
+    (tmp_path / "results.json").write_text(json.dumps({"settings": {}, "results": RESULTS}))
+    scores, failed = results_tables(tmp_path / "results.json")
+    assert scores.columns == ("figure", "value", "95 % interval", "chance", "n")
+    assert scores.rows == [("AUROC", "0.75", "0.50 to 0.88", "0.50", 40), ("median rank", "12", "", "", 40)]
+    assert failed.rows == [("no sample has gaze <b>",)]
+
+
+def test_the_page_shows_a_models_results_where_they_are_named(shards, tmp_path, capsys):
+    (tmp_path / "results.json").write_text(json.dumps({"settings": {}, "results": RESULTS}))
+    out = tmp_path / "page.html"
+    assert main(["report", str(shards), f"--out={out}", "--cases=0", f"--results={tmp_path / 'results.json'}"]) == 0
+    assert "What a model knows" in Page(out.read_text(encoding="utf-8")).said
+    assert "<b>" not in out.read_text(encoding="utf-8")
+    (tmp_path / "results.json").write_text("[1]")
+    assert main(["report", str(shards), f"--out={out}", f"--results={tmp_path / 'results.json'}"]) == 1
+    said = capsys.readouterr().err
+    assert "results.json cannot be read as results" in said
+    assert str(tmp_path) not in said
 
 
 # --- the known answer
