@@ -18,7 +18,7 @@ ARGS ?=
 .PHONY: help setup demo demo-shards reproduce reproduce-egma shards shards-real check test test-slow soak fuzz bench clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 setup: $(VENV)/.done ## make .venv from pyproject.toml and constraints.txt
 
