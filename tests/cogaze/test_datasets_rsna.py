@@ -188,3 +188,39 @@ def test_without_the_class_table_that_is_noted(own):
     assert read_rsna(release, lists).notes[
         "stage_2_detailed_class_info.csv is absent: patients whose class is not compared"
     ]
+
+
+def test_a_damaged_header_is_told_by_its_place(own, twin):
+    release, lists = own
+    path = release / "stage_2_train_images" / f"{twin[2][2]}.dcm"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"patient 3 of those with a file: .* cannot be read") as error:
+        read_rsna(release, lists)
+    assert twin[2][2] not in str(error.value)
+
+
+NO_LISTS = {
+    "without test": (lambda lists: (lists / "test.txt").unlink(), r"has no test\.txt; it may hold train\.txt"),
+    "without text": (
+        lambda lists: (lists / "val.txt").write_bytes(b"\xff\xfe"),
+        r"the list val\.txt cannot be read as text",
+    ),
+    "a folder": (lambda lists: shutil.rmtree(lists), "RSNA lists: its folder does not exist"),
+}
+
+
+@pytest.mark.parametrize("name", NO_LISTS)
+def test_lists_that_are_none_are_refused(own, name):
+    release, lists = own
+    spoil, message = NO_LISTS[name]
+    spoil(lists)
+    with pytest.raises(ValueError, match=message) as error:
+        read_rsna(release, lists)
+    assert str(lists) not in str(error.value)
+
+
+def test_lines_with_windows_ends_and_blank_ones_are_the_same_ids(own, twin):
+    release, lists = own
+    for path in lists.iterdir():
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n")
+    assert read_rsna(release, lists).fingerprints() == read_rsna(*twin[:2]).fingerprints()

@@ -171,3 +171,27 @@ def test_a_missing_mask_of_the_png_release_is_noted(own):
     found = read_siim(own / "png", own / "lists")
     assert found.notes["images with a finding whose mask is not there"] == 1
     assert by_id(found)[IMAGES[1]["id"]].labels == (1,)
+
+
+def test_a_table_without_the_test_part_is_no_reason_to_go_without_it(own):
+    """The first table of run lengths had the train part alone."""
+    table = own / "dicom" / "stage_2_train.csv"
+    test = {one["id"] for one in IMAGES if one["part"] == "test"}
+    lines = [line for line in table.read_text().splitlines() if line.split(",")[0] not in test]
+    table.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match="8 of 8 ids in the list of test are not in the dataset's table"):
+        read_siim(own / "dicom", own / "lists")
+    notes = read_siim(own / "dicom").notes
+    assert notes["images in the folder that no table lists"] == 8
+
+
+def test_pictures_of_the_png_release_without_a_row_are_noted(own):
+    pictures = own / "png" / "png_images"
+    shutil.copy(next(pictures.iterdir()), pictures / "99_train_0_.png")
+    assert read_siim(own / "png", own / "lists").notes["images in the folder that no table lists"] == 1
+
+
+def test_masks_of_another_size_are_refused(own):
+    twin.write_picture(own / "png/png_masks" / f"{IMAGES[1]['name']}.png", np.full((12, 16), 255, dtype=np.uint8))
+    with pytest.raises(ValueError, match="a mask is not of its picture's size"):
+        read_siim(own / "png", own / "lists")

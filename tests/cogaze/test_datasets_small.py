@@ -82,7 +82,12 @@ def test_shenzhen_without_a_listed_picture_is_refused_or_noted(china):
 
 def test_shenzhen_without_texts_says_so(china):
     shutil.rmtree(china / "release/ChinaSet_AllFiles/ClinicalReadings")
-    assert read_shenzhen(china / "release").notes["images without a text in ClinicalReadings"] == 10
+    assert (
+        read_shenzhen(china / "release").notes[
+            "images without a text in ClinicalReadings, or one that cannot be opened"
+        ]
+        == 10
+    )
 
 
 # --- COVIDx

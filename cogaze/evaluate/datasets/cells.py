@@ -10,7 +10,7 @@ _AGE = re.compile(r"(\d{1,4})([YMWD]?)")
 _MONTHS_OF = {"": 12, "Y": 12, "M": 1, "W": 0, "D": 0}
 _SEX = {"M": "M", "MALE": "M", "F": "F", "FEMALE": "F", "": "", "UNKNOWN": "", "U": "", "O": ""}
 _WORDS = re.compile(r"[-+0-9A-Za-z.,|/ _]{0,24}")
-_DIGITS = re.compile(r"\d{4}")  # that many in a row may be an id
+_DIGITS = re.compile(r"(\D*\d){4}")  # so many may be an id
 
 
 def age_years(cell: str, notes: Notes) -> int | None:
@@ -51,5 +51,5 @@ def labels_of(cells: Sequence[str], values: Mapping[str, int], table: str, colum
 
 def shown(cell: str) -> str:
     """Return a cell for an error: itself where it is short and can be no id, else its length."""
-    plain = _WORDS.fullmatch(cell) and not _DIGITS.search(cell)
+    plain = _WORDS.fullmatch(cell) and not _DIGITS.match(cell)
     return repr(cell) if plain else f"{len(cell)} characters"

@@ -72,8 +72,10 @@ def read_chexpert(
     note_count(notes, "rows of valid.csv", len(valid.paths), 234)
     pictures = pictures_below(root, ["train", "valid"], "chexpert")
     with_picture([*train.paths, *valid.paths], pictures, missing, NAME, notes)
-    left_out = _left_out(lists, notes)
-    rows = [row for row in _rows_in_view(train, frontal_only, notes) if train.paths[row] not in left_out]
+    left_out = set() if lists is None else {without_release(one) for one in list_5x200(lists)}
+    seen = _rows_in_view(train, frontal_only, notes)
+    rows = [row for row in seen if train.paths[row] not in left_out]
+    notes["images of 5x200, left out of train"] += len(seen) - len(rows)
     values = _certain(train.values[rows], uncertain, notes)
     trained = tuple(train.images(rows, _chosen(values, classes), pictures, notes))
     rows = _rows_in_view(valid, frontal_only, notes)
@@ -116,14 +118,6 @@ def _certain(values: Values, uncertain: Uncertain, notes: Notes) -> Values:
 def _chosen(values: Values, classes: Sequence[str]) -> list[tuple[int, ...]]:
     columns = [FINDINGS.index(one) for one in classes]
     return [tuple(row) for row in values[:, columns].tolist()]
-
-
-def _left_out(lists: Path | None, notes: Notes) -> set[str]:
-    if lists is None:
-        return set()
-    left_out = {without_release(one) for one in list_5x200(lists)}
-    notes["images of 5x200, left out of train"] += len(left_out)
-    return left_out
 
 
 # --- the test release: labels by study

@@ -25,8 +25,8 @@ class Header:
     sex: str
 
 
-def read_header(image: ImageRef, dataset: str, notes: Notes) -> Header:
-    """Read a header without pixels; raises ValueError where the file is no DICOM file."""
+def read_header(image: ImageRef, kind: str, notes: Notes) -> Header:
+    """Read a header without pixels; raises ValueError, calling it `kind`, where the file is no DICOM file."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # ages without a unit, which these datasets have
@@ -35,7 +35,7 @@ def read_header(image: ImageRef, dataset: str, notes: Notes) -> Header:
             cells = [str(header.get(tag) or "") for tag in _TAGS[2:]]
     except _UNREADABLE as error:
         raise ValueError(
-            f"{dataset}: the header of a DICOM file cannot be read ({type(error).__name__}); download it again"
+            f"{kind}: the header of its DICOM file cannot be read ({type(error).__name__}); download it again"
         ) from None
     view, age, sex = cells
     return Header(size, view.strip().upper(), age_years(age, notes), sex_of(sex, notes))

@@ -1,6 +1,8 @@
 """A dataset's folder: its tables under any of their names, its pictures, and which of them lack each other."""
 
+import gzip
 import os
+import zlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +12,8 @@ from gazeprep.schema import ImageRef
 
 Missing = Literal["refuse", "note"]  # what becomes of rows whose picture is not there
 Notes = Counter[str]
+
+MAX_TEXT_BYTES = 2**28  # of a list or json: ten times the largest
 
 _KINDS: dict[str, Literal["dicom", "raster"]] = {
     ".dcm": "dicom",
@@ -40,6 +44,21 @@ def need_file(root: Path, names: Sequence[str], dataset: str) -> Path:
     if found is None:
         raise ValueError(f"{dataset}: {' or '.join(names)} is not in the folder; add it ({_PAGE})")
     return found
+
+
+def text_of(path: Path, kind: str) -> str:
+    """Return the text of a file, unpacked where it is .gz; raises ValueError, calling it `kind`, where it is none."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            data = file.read(MAX_TEXT_BYTES + 1)
+        if len(data) > MAX_TEXT_BYTES:
+            raise OSError
+        return data.decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{kind} cannot be read as text of at most {MAX_TEXT_BYTES} bytes ({type(error).__name__}); download it "
+            "again, and check its permissions"
+        ) from None
 
 
 def pictures_below(root: Path, folders: Sequence[str], source: str) -> dict[str, ImageRef]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cogaze.evaluate.datasets.folders import Notes, note_count, release_folder
+from cogaze.evaluate.datasets.folders import Notes, note_count, release_folder, text_of
 from cogaze.evaluate.records import EvalImage
 from gazeprep.splits import HashSplit, hash_split
 
@@ -57,10 +57,7 @@ def read_lists(folder: Path, form: ListForm, dataset: str, notes: Notes) -> dict
 
 def read_lines(path: Path) -> list[str]:
     """Return the lines of a list without spaces around, blank ones left out; raises ValueError if it is no text."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise ValueError(f"the list {path.name} is not text; give one id per line") from None
+    lines = text_of(path, f"the list {path.name}").splitlines()
     return [line.strip() for line in lines if line.strip()]
 
 

@@ -1,7 +1,6 @@
 """NIH ChestX-ray14: PNG files in any of its folder forms, both generations of its table, boxes of 880 images."""
 
 import csv
-import gzip
 import io
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from cogaze.evaluate.datasets.folders import (
     note_count,
     pictures_below,
     release_folder,
+    text_of,
     with_picture,
 )
 from cogaze.evaluate.datasets.lists import (
@@ -196,8 +196,7 @@ def _boxes(root: Path, rows: Mapping[str, _Row], notes: Notes) -> dict[str, tupl
 
 def _csv_rows(path: Path) -> Iterator[list[str]]:
     """Yield the rows below the header, read by position."""
-    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    for number, cells in enumerate(csv.reader(io.StringIO(data.decode("utf-8-sig"))), start=0):
+    for number, cells in enumerate(csv.reader(io.StringIO(text_of(path, f"{NAME} {BOXES}")))):
         if number and cells:
             if len(cells) < 6 or any(cells[6:]):
                 raise ValueError(f"{NAME} {BOXES}, row {number} has {len(cells)} cells, must have 6; download it again")

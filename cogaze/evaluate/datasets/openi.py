@@ -127,14 +127,15 @@ def _reports(root: Path, text: Text, notes: Notes) -> list[_Report]:
 
 
 def _report(path: Path, text: Text) -> _Report:
-    data = path.read_bytes()
     try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise ET.ParseError
         root = ET.fromstring(data)
         (uid,) = (one.attrib["id"] for one in root.iter("uId"))
         images = tuple(one.attrib["id"] for one in root.iter("parentImage"))
-    except (ET.ParseError, KeyError, ValueError) as error:
+    except (ET.ParseError, OSError, LookupError, ValueError) as error:
         raise ValueError(
             f"{NAME}: an XML file is damaged or no report of Open-i ({type(error).__name__}); unpack the reports again"
         ) from None

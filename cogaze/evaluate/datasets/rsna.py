@@ -58,8 +58,8 @@ def read_rsna(
     _check_classes(root, patients, notes)
     pictures = by_stem(pictures_below(root, ["stage_2_train_images"], "rsna"), NAME)
     images, outside = {}, 0
-    for one in with_picture(patients, pictures, missing, NAME, notes):
-        header = read_header(pictures[one], NAME, notes)
+    for number, one in enumerate(with_picture(patients, pictures, missing, NAME, notes), start=1):
+        header = read_header(pictures[one], f"{NAME} {LABELS}, patient {number} of those with a file", notes)
         outside += sum(not _inside(box, header.size) for box in patients[one].boxes)
         images[one] = EvalImage(
             one,

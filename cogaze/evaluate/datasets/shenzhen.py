@@ -19,6 +19,7 @@ from gazeprep.splits import HashSplit
 
 NAME = "Shenzhen"
 FINDING = "Tuberculosis"
+MAX_CHARACTERS = 2**16  # of a text: a hundred times the usual
 _STEM = re.compile(r"CHNCXR_\d{4}_([01])")
 # fe?m: "female" is misspelt now and then, and holds "male"
 _FEMALE, _MALE = re.compile(r"fe?m", re.IGNORECASE), re.compile(r"male", re.IGNORECASE)
@@ -68,9 +69,7 @@ def read_shenzhen(root: Path, lists: Path | None = None, *, missing: Missing = "
     for stem, ref in pictures.items():
         label = int(stem[-1])
         told = _told(root / "ClinicalReadings" / f"{stem}.txt", label, notes)
-        images[stem] = EvalImage(
-            stem, ref, (label,), report=told.reading, view="PA", age_years=told.age_years, sex=told.sex
-        )
+        images[stem] = EvalImage(stem, ref, (label,), report=told.reading, age_years=told.age_years, sex=told.sex)
     by_hash = HashSplit(0.1, 0.2, seed)
     if lists is None:
         parts, origin = hashed_parts(images.values(), by_hash), hash_origin(by_hash, "image")
@@ -83,10 +82,13 @@ def read_shenzhen(root: Path, lists: Path | None = None, *, missing: Missing = "
 
 def _told(path: Path, label: int, notes: Notes) -> _Told:
     """Read an image's text, noting what is missing, unclear or against its label."""
-    if not path.is_file():
-        notes["images without a text in ClinicalReadings"] += 1
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            text = file.read(MAX_CHARACTERS)
+    except OSError:
+        notes["images without a text in ClinicalReadings, or one that cannot be opened"] += 1
         return _Told()
-    lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     first, reading = (lines[0], " ".join(lines[1:])) if lines else ("", "")
     sex = "F" if _FEMALE.search(first) else "M" if _MALE.search(first) else ""
     notes["texts without a sex"] += not sex

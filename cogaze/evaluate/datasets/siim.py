@@ -79,7 +79,8 @@ def read_siim(root: Path, lists: Path | None = None, *, missing: Missing = "refu
     note_count(notes, "images of the tables", len(rows), 12047)
     _compare(names, rows)
     images = {
-        one: _image(one, rows[one], pictures[one], notes) for one in with_picture(rows, pictures, missing, NAME, notes)
+        one: _image(one, rows[one], pictures[one], f"{NAME}, image {number} of the table's that have a file", notes)
+        for number, one in enumerate(with_picture(rows, pictures, missing, NAME, notes), start=1)
     }
     if lists is None:
         parts = _vendor_parts(images, rows, seed)
@@ -182,7 +183,7 @@ def _png_rows(root: Path, names: Mapping[str, _Name], notes: Notes) -> tuple[dic
             lacking += bool(label and name not in masks)
             rows[image_id] = _Row(label, part, mask=masks.get(name) if label else None)
     notes["images with a finding whose mask is not there"] += lacking
-    return rows, {known[name]: ref for name, ref in by_name.items() if name in known}
+    return rows, {known.get(name, name): ref for name, ref in by_name.items()}
 
 
 def _compare(names: Mapping[str, _Name], rows: Mapping[str, _Row]) -> None:
@@ -200,10 +201,10 @@ def _compare(names: Mapping[str, _Name], rows: Mapping[str, _Row]) -> None:
 # --- pictures and parts
 
 
-def _image(one: str, row: _Row, picture: ImageRef, notes: Notes) -> EvalImage:
+def _image(one: str, row: _Row, picture: ImageRef, kind: str, notes: Notes) -> EvalImage:
     size, view, age, sex = None, "", None, ""
     if picture.kind == "dicom":
-        header = read_header(picture, NAME, notes)
+        header = read_header(picture, kind, notes)
         size, view, age, sex = header.size, header.view, header.age_years, header.sex
     runs = row.runs
     if row.mask is not None:
@@ -245,4 +246,4 @@ def _benchx_parts(
             "which tell each one's ImageId"
         )
     named = {name: images[one] for name, one in id_of.items() if one in images}
-    return listed_parts(named, lists, id_of, NAME, notes)
+    return listed_parts(named, lists, [name for name, one in id_of.items() if one in rows], NAME, notes)

@@ -17,6 +17,7 @@ from cogaze.evaluate.datasets.folders import (
     note_count,
     pictures_below,
     release_folder,
+    text_of,
     with_picture,
 )
 from cogaze.evaluate.datasets.lists import ListForm, hashed_parts, listed_parts, read_lists, with_shares
@@ -156,8 +157,9 @@ def _json_rows(root: Path, part: str) -> dict[str, _Row]:
     """Return the images of one part's json, in COCO's form, by name without ending."""
     kind = f"{NAME} {JSON_FILES[part]}"
     path = need_file(root / "annotations" / "json", [JSON_FILES[part]], NAME)
+    text = text_of(path, kind)
     try:
-        told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        told: dict[str, Any] = json.loads(text)
         label_of = {int(one["id"]): str(one["name"]) for one in told["categories"]}
         images = {int(one["id"]): one for one in told["images"]}
         sizes = {image: (int(one["width"]), int(one["height"])) for image, one in images.items()}
