@@ -87,7 +87,8 @@ class OnShards:
     def readings(self, split: Split) -> list[Reading]:
         """Return the readings of a split that have gaze."""
         if split not in self._readings:
-            self._readings[split] = list(read_readings(self.folder, (split,), self.encoder.reader))
+            pictures = split != "train"  # of which the mean gaze alone is asked
+            self._readings[split] = list(read_readings(self.folder, (split,), self.encoder.reader, pictures=pictures))
         return self._readings[split]
 
     @cached_property

@@ -2,16 +2,15 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from cogaze.data.dataset import VIEW_NUMBER, VIEWS
-from cogaze.data.transforms import DRAWS, View, gaze_maps, stored_affine, view_of
+from cogaze.data.transforms import Record, View, gaze_maps, stored_affine
 from cogaze.evaluate.canvas import Canvas, CanvasReader
 from cogaze.evaluate.metrics import BoolArray, FloatArray
-from gazeprep.images import decode
+from gazeprep.images import GrayImage, decode
 from gazeprep.schema import Rectangle, Split
 from gazeprep.shards import ShardFolder, read_npz
 
@@ -54,32 +53,35 @@ class Reading:
     regions: tuple[Region, ...]
 
 
-def read_readings(folder: ShardFolder, splits: Sequence[Split], reader: CanvasReader) -> Iterator[Reading]:
-    """Deliver the readings with gaze of some splits, in their order, each on the canvas of the model's still view."""
+def read_readings(
+    folder: ShardFolder, splits: Sequence[Split], reader: CanvasReader, *, pictures: bool = True
+) -> Iterator[Reading]:
+    """Deliver the readings with gaze of some splits, in their order, each on the canvas of the model's still view.
+
+    Without pictures the canvases' pixels are black: for what needs gaze alone.
+    """
     index = folder.index
     rows = index[index["has_gaze"] & index["split"].isin(splits)]
     images = {name: number for number, name in enumerate(dict.fromkeys(rows["dicom"]))}
     subjects = {name: number for number, name in enumerate(dict.fromkeys(rows["subject"]))}
     for key, row in rows.iterrows():
         record = json.loads(folder.member(str(key), "json"))
-        view = view_of(reader.view, record, np.zeros(DRAWS))
-        maps = gaze_maps(read_npz(folder.member(str(key), "gaze")), record, view, reader.grid)
+        canvas = reader.stored(record, decode(folder.member(str(key), "image")) if pictures else _black(record))
+        if not pictures:
+            canvas = replace(canvas, pixels=np.broadcast_to(np.uint8(0), canvas.pixels.shape))  # one byte in memory
         yield Reading(
-            canvas=Canvas(
-                pixels=view.draw(decode(folder.member(str(key), "image"))),
-                view=view,
-                patch_mask=view.patch_mask(reader.grid),
-                view_position=VIEW_NUMBER.get(record["view_position"], len(VIEWS) - 1),
-                indication=record["indication"],
-                history=record["history"],
-            ),
+            canvas=canvas,
             image=images[row["dicom"]],
             subject=subjects[row["subject"]],
             sentences=tuple(record["sentences"].split("\n")) if record["sentences"] else (),
             transcript=record["transcript"],
-            maps=maps.astype(np.float64),
-            regions=_regions(record, view),
+            maps=gaze_maps(read_npz(folder.member(str(key), "gaze")), record, canvas.view, reader.grid).astype(float),
+            regions=_regions(record, canvas.view),
         )
+
+
+def _black(record: Record) -> GrayImage:
+    return np.zeros((record["stored_height_px"], record["stored_width_px"]), dtype=np.uint8)
 
 
 def _regions(record: dict[str, Any], view: View) -> tuple[Region, ...]:

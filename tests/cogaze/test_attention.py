@@ -286,6 +286,9 @@ def test_readings_are_what_training_sees_of_them(shards, encoder):
             assert seen.box[2] - seen.box[0] == pytest.approx((right - left) * scale, rel=0.05)
             assert seen.labels == tuple(box["labels"])
     assert any(one.regions for one in found)
+    blind = next(read_readings(folder, ["train"], encoder.reader, pictures=False))
+    assert (blind.canvas.pixels.max(), blind.canvas.pixels.shape) == (0, found[0].canvas.pixels.shape)
+    assert np.array_equal(blind.maps, found[0].maps)
 
 
 def test_grad_cam_of_a_mean_is_the_gradient_in_closed_form():
