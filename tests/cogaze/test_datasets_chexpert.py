@@ -1,12 +1,12 @@
 """CheXpert's readers on a twin of its release, and its 5x200 and 8x200 sets against the published rules."""
 
-import shutil
 from collections import Counter
 
 import numpy as np
 import pandas as pd
 import pytest
 from twins import chexpert as twin
+from twins.pictures import copy_of
 
 from cogaze.evaluate.datasets.chexpert import read_chexpert
 from cogaze.evaluate.datasets.chexpert_200 import read_chexpert_5x200, read_chexpert_8x200
@@ -28,7 +28,7 @@ def releases(tmp_path_factory):
 
 @pytest.fixture
 def own(releases, tmp_path):
-    shutil.copytree(releases, tmp_path / "own")
+    copy_of(releases, tmp_path / "own")
     return tmp_path / "own"
 
 

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from twins import nih as twin
+from twins.pictures import copy_of
 
 from cogaze.evaluate.datasets.nih import FINDINGS, read_nih
 from gazeprep.images import read_image
@@ -27,7 +28,7 @@ def releases(tmp_path_factory):
 
 @pytest.fixture
 def own(releases, tmp_path):
-    shutil.copytree(releases, tmp_path / "own")
+    copy_of(releases, tmp_path / "own")
     return tmp_path / "own"
 
 

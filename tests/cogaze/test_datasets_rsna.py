@@ -4,6 +4,7 @@ import shutil
 from collections import Counter
 
 import pytest
+from twins.pictures import copy_of
 from twins.rsna import write_rsna
 
 from cogaze.evaluate.datasets.rsna import read_rsna
@@ -20,8 +21,8 @@ def twin(tmp_path_factory):
 @pytest.fixture
 def own(twin, tmp_path):
     """A copy to spoil."""
-    shutil.copytree(twin[0], tmp_path / "release")
-    shutil.copytree(twin[1], tmp_path / "lists")
+    copy_of(twin[0], tmp_path / "release")
+    copy_of(twin[1], tmp_path / "lists")
     return tmp_path / "release", tmp_path / "lists"
 
 
@@ -193,7 +194,9 @@ def test_without_the_class_table_that_is_noted(own):
 def test_a_damaged_header_is_told_by_its_place(own, twin):
     release, lists = own
     path = release / "stage_2_train_images" / f"{twin[2][2]}.dcm"
-    path.write_bytes(path.read_bytes()[:100])
+    cut = path.read_bytes()[:100]
+    path.unlink()
+    path.write_bytes(cut)
     with pytest.raises(ValueError, match=r"patient 3 of those with a file: .* cannot be read") as error:
         read_rsna(release, lists)
     assert twin[2][2] not in str(error.value)

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 from twins import siim as twin
+from twins.pictures import copy_of
 
 from cogaze.evaluate.datasets.siim import read_siim
 from cogaze.evaluate.masks import mask_of_runs
@@ -26,7 +27,7 @@ def releases(tmp_path_factory):
 
 @pytest.fixture
 def own(releases, tmp_path):
-    shutil.copytree(releases, tmp_path / "own")
+    copy_of(releases, tmp_path / "own")
     return tmp_path / "own"
 
 

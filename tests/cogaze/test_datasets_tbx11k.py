@@ -1,9 +1,8 @@
 """TBX11K's reader on twins of both its forms."""
 
-import shutil
-
 import pytest
 from twins import tbx11k as twin
+from twins.pictures import copy_of
 
 from cogaze.evaluate.datasets.tbx11k import read_tbx11k
 from gazeprep.images import read_image
@@ -20,7 +19,7 @@ def releases(tmp_path_factory):
 
 @pytest.fixture
 def own(releases, tmp_path):
-    shutil.copytree(releases, tmp_path / "own")
+    copy_of(releases, tmp_path / "own")
     return tmp_path / "own"
 
 

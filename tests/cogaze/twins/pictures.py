@@ -1,6 +1,9 @@
 """Small invented pictures, as DICOM, PNG and JPEG files."""
 
+import os
+import shutil
 import warnings
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,8 +20,21 @@ def pixels(seed, size=SIZE):
     return cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC)
 
 
+def copy_of(source, target):
+    """Copy a twin to spoil it: tables are copies, pictures the same files, to be replaced but never written into."""
+    return Path(shutil.copytree(source, target, copy_function=_copied))
+
+
+def _copied(source, target):
+    if Path(source).suffix in (".dcm", ".png", ".jpg"):
+        os.link(source, target)
+    else:
+        shutil.copyfile(source, target)
+
+
 def write_picture(path, image, suffix=None):
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
     path.write_bytes(cv2.imencode(suffix or path.suffix, image)[1].tobytes())
 
 
