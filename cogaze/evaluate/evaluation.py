@@ -43,8 +43,8 @@ class EvaluateConfig:
     and its reader's own options. evaluators: some of those that there are for shards (retrieval, zero_shot, labels,
     gaze, localisation) or datasets (zero_shot, retrieval, linear_probe, segmentation, fine_tuning); all that fit by
     default, but fine_tuning only where it is named. with_context: age and sex, or a shard's indication and history,
-    steer the image. prompts: a YAML file of sentences by class. repeats: of bootstrap intervals. device: "" takes what
-    there is. workers: processes that read images ahead.
+    steer the image. shares: percent of the training labels. prompts: a YAML file of sentences by class. repeats: of
+    bootstrap intervals. device: "" takes what there is. workers: processes that read images ahead.
     """
 
     model: Path
@@ -59,7 +59,7 @@ class EvaluateConfig:
     with_context: bool = False
     ensemble: Ensemble = "mean"
     prompts: Path | None = None
-    shares: tuple[str, ...] = tuple(SHARES)
+    shares: tuple[int, ...] = tuple(map(int, SHARES))
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     segment: SegmentConfig = field(default_factory=SegmentConfig)
@@ -126,7 +126,7 @@ def _task(config: EvaluateConfig, encoder: Encoder) -> OnShards | OnDataset:
         return OnShards(encoder, ShardFolder(config.shards), config.split, asked)
     assert config.root is not None
     data = read_dataset(config.dataset, config.root, config.lists, **config.options)
-    shared = SupervisedConfig(config.shares, config.with_context, config.seed, intervals)
+    shared = SupervisedConfig(tuple(map(str, config.shares)), config.with_context, config.seed, intervals)
     supervised = Supervised(shared, config.probe, config.finetune, config.segment)
     return OnDataset(encoder, data, asked, supervised, config.out / "features.unfinished")
 

@@ -117,7 +117,7 @@ def test_a_benchmark_by_its_twin(rsna, model_folder, tmp_path):
             root=rsna / "release",
             lists=rsna / "lists",
             evaluators=("zero_shot", "linear_probe"),
-            shares=("100",),
+            shares=(100,),
             **QUICK,
         )
     )
@@ -202,7 +202,7 @@ def test_the_command(rsna, model_folder, tmp_path):
 def evaluated(model, shards, rsna, out):
     torch.set_num_threads(1)
     evaluate(EvaluateConfig(model, out / "shards", shards=str(shards), with_context=True, **QUICK))
-    asked = {"dataset": "rsna", "root": rsna / "release", "lists": rsna / "lists", "shares": ("100",)}
+    asked = {"dataset": "rsna", "root": rsna / "release", "lists": rsna / "lists", "shares": (100,)}
     evaluate(EvaluateConfig(model, out / "rsna", evaluators=("zero_shot", "linear_probe"), **asked, **QUICK))
 
 
