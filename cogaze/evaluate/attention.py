@@ -44,7 +44,7 @@ def sentences_of(readings: Sequence[Reading]) -> Texts:
     """List the spoken sentences with gaze on the picture."""
     found = Texts([], [], [])
     for number, reading in enumerate(readings):
-        for text, gaze in zip(reading.sentences, reading.maps[1:], strict=False):
+        for text, gaze in zip(reading.sentences, reading.maps[1:], strict=True):
             _listed(found, text, number, gaze * reading.canvas.patch_mask)
     return found
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from processes import in_processes
-from test_encoder import write_images
+from test_encoder import egma, write_images  # noqa: F401 (a fixture)
 
 from cogaze.data.dataset import DatasetConfig, ShardDataset, read_table
 from cogaze.data.plan import PlanItem
@@ -266,6 +266,12 @@ def encoder(model_folder):
     return load_encoder(model_folder)
 
 
+@pytest.fixture(params=["cogaze", "egma"])
+def either(request):
+    """A tiny model of each method."""
+    return request.getfixturevalue("encoder" if request.param == "cogaze" else "egma")
+
+
 def test_readings_are_what_training_sees_of_them(shards, encoder):
     folder = ShardFolder(shards)
     table = read_table(shards, "train")
@@ -303,10 +309,10 @@ def test_grad_cam_of_a_mean_is_the_gradient_in_closed_form():
     assert torch.allclose(found, (features @ slope / 4).relu() * mask, atol=1e-6)
 
 
-def test_grad_cam_of_a_model_is_what_moving_its_features_does(encoder, tmp_path):
-    canvas = encoder.picture(write_images(tmp_path / "images", 1)[0])
-    vectors = encoder.texts(["no effusion ."])
-    found = text_saliency(encoder, canvas, vectors)[0].numpy()
+def test_grad_cam_of_a_model_is_what_moving_its_features_does(either, tmp_path):
+    canvas = either.picture(write_images(tmp_path / "images", 1)[0])
+    vectors = either.texts(["no effusion ."])
+    found = text_saliency(either, canvas, vectors)[0].numpy()
     text = torch.from_numpy(vectors[0]).float()
     shown, moved = torch.from_numpy(canvas.patch_mask), torch.zeros(0)
     tokens = []
@@ -315,15 +321,16 @@ def test_grad_cam_of_a_model_is_what_moving_its_features_does(encoder, tmp_path)
         tokens.append(output[0])
         return output + moved
 
-    handle = encoder.model.vision.register_forward_hook(move)
+    handle = either.model.vision.register_forward_hook(move)
     weights = []
     with torch.no_grad():
-        for channel in range(encoder.model.vision.width):
+        for channel in range(either.model.vision.width):
             sides = []
             for step in (0.05, -0.05):
-                moved = torch.zeros(1, 17, encoder.model.vision.width)
+                moved = torch.zeros(1, 17, either.model.vision.width)
                 moved[0, 1:, channel] = step * shown
-                sides.append(F.cosine_similarity(encoder.see([canvas]).pooled[0], text, dim=0))
+                seen = either.see([canvas])
+                sides.append(similarity(seen, text, by_patches=either.method.by_patches))
             weights.append((sides[0] - sides[1]) / 0.1 / shown.sum())
     handle.remove()
     by_hand = ((tokens[0][1:] @ torch.stack(weights)).relu() * shown).numpy()
@@ -331,14 +338,14 @@ def test_grad_cam_of_a_model_is_what_moving_its_features_does(encoder, tmp_path)
     assert found == pytest.approx(by_hand, abs=0.02 * float(by_hand.max()))
 
 
-def test_a_real_model_is_evaluated_end_to_end(shards, encoder):
+def test_a_real_model_is_evaluated_end_to_end(shards, either):
     folder = ShardFolder(shards)
-    parts = [list(read_readings(folder, [split], encoder.reader)) for split in ("train", "validate", "test")]
+    parts = [list(read_readings(folder, [split], either.reader)) for split in ("train", "validate", "test")]
     held_out = HeldOut(test=parts[2] or parts[0], validate=parts[1], train=parts[0])
-    found = {one.name: one for one in gaze_figures(encoder, held_out.test, held_out.train, repeats=5).figures}
+    found = {one.name: one for one in gaze_figures(either, held_out.test, held_out.train, repeats=5).figures}
     assert found["NSS, sentence"].baselines["even map"] == 0
     assert set(found["NSS, sentence"].baselines) >= {"GradCAM", "mean gaze map", "centre", "ceiling"}
-    placed = localisation_figures(encoder, held_out, repeats=5).figures
+    placed = localisation_figures(either, held_out, repeats=5).figures
     assert all(0 <= one.value <= 1 for one in placed)
     assert ATTENTION not in placed[0].baselines
 
