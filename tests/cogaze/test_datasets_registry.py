@@ -98,10 +98,15 @@ def test_the_page_has_no_dataset_that_is_not_there():
 # --- docs/reproduce.md, the published tables
 
 
+@pytest.fixture(scope="module")
+def parser():
+    made = ArgumentParser()
+    made.add_class_arguments(EvaluateConfig, None, fail_untyped=False)
+    return made
+
+
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_of_the_published_tables_is_understood(command, tmp_path):
-    parser = ArgumentParser()
-    parser.add_class_arguments(EvaluateConfig, None, fail_untyped=False)
+def test_every_command_of_the_published_tables_is_understood(command, parser, tmp_path):
     config = EvaluateConfig(**vars(parser.instantiate(parser.parse_args(shlex.split(command)))))
     with pytest.raises(ValueError, match=r"not in the folder|of 0 pictures|holds none of"):
         read_dataset(config.dataset, tmp_path, **config.options)
