@@ -67,6 +67,12 @@ def test_images_are_the_mean_visual_latent_without_context_unless_asked(encoder,
     assert not np.allclose(encoder.images(images, with_context=True), found, atol=1e-3)
 
 
+@pytest.mark.slow
+def test_workers_that_read_ahead_change_nothing(encoder, images, model_folder):
+    ahead = load_encoder(model_folder, workers=1)
+    assert np.array_equal(ahead.images(images, batch=2), encoder.images(images, batch=2))
+
+
 def test_a_text_does_not_depend_on_the_padding_of_its_neighbours(encoder):
     together = encoder.texts(TEXTS)
     alone = np.concatenate([encoder.texts([text]) for text in TEXTS])

@@ -19,9 +19,11 @@ from cogaze.evaluate.evaluation import EvaluateConfig, evaluate
 from cogaze.evaluate.held_out import read_held_out
 from cogaze.evaluate.on_dataset import OnDataset
 from cogaze.evaluate.on_shards import OnShards
+from cogaze.evaluate.records import EvalImage, EvalSet, LabelledText
 from cogaze.evaluate.scores import Intervals
+from cogaze.evaluate.similarity import Embedded
 from cogaze.evaluate.zero_shot import ZeroShotConfig
-from gazeprep.schema import CHEXPERT_LABELS
+from gazeprep.schema import CHEXPERT_LABELS, ImageRef
 from gazeprep.shards import ShardFolder
 
 ROOT = Path(__file__).parents[2]
@@ -155,6 +157,62 @@ def test_a_reading_is_no_image(shards, model_folder):
     assert found.reports[0] == (first.record["findings"].strip() or first.record["impression"].strip())
     gray = found.images.without_pictures(99)[0]
     assert set(np.unique(gray.pixels)) <= {0, 99}
+
+
+class Oracle:
+    """A model to which image and text are one of five classes, or a report of its own."""
+
+    def embedded(self, images, *, with_context):
+        return Embedded.of(np.array([self.vector(one.report or one.id) for one in images]))
+
+    def embedded_texts(self, texts):
+        return Embedded.of(np.array([self.vector(text) for text in texts]))
+
+    def vector(self, text):
+        """One axis for the class, the first letter, and a little of one for the rest."""
+        axes = np.eye(1005)
+        return axes["ABCDE".index(text[0])] + 0.1 * axes[5 + int(text[1:])]
+
+
+def retrieved(task, names, texts=(), reports=True):
+    ref = ImageRef("root", "image.png", "raster", "made up")
+    classes = ("A", "B", "C", "D", "E")
+    labels = [tuple(int(one == name[0]) for one in classes) for name in names]
+    images = [
+        EvalImage(f"{name}{number:03}", ref, own, report=name if reports else "")
+        for number, (name, own) in enumerate(zip(names, labels, strict=True))
+    ]
+    data = EvalSet("made up", task, classes, {"test": tuple(images)}, texts=texts)
+    config = ZeroShotConfig(intervals=Intervals(repeats=5))
+    found = OnDataset(Oracle(), data, config, None, None).retrieval()
+    return {figure.name: figure for figure in found.figures}, found.notes
+
+
+def test_reports_of_classes_are_retrieved_by_class_and_each_by_its_own():
+    """5x200: the own report is among the hits; three images of A0 share one report."""
+    names = [f"{name}{number}" for name in "ABCDE" for number in range(7)] + ["A0", "A0"]
+    found, notes = retrieved("multi-class", names)
+    assert found["same class, image to text P@5"].value == 1
+    assert found["same class, image to text P@5"].baselines["chance"] == pytest.approx((9 * 9 + 4 * 7 * 7) / 37**2)
+    assert found["own report, image to text R@1"].value == found["own report, text to image R@1"].value == 1
+    assert found["own report, image to text R@1"].baselines["chance"] == pytest.approx(1 / 35)
+    assert notes["own report, candidates"] == "35 reports, 37 images"
+    assert notes["same class, candidates"] == "37 texts, 37 images"
+
+
+def test_sentences_of_the_set_are_retrieved_by_class():
+    """8x200: five sentences a class."""
+    texts = tuple(LabelledText(f"{name}{number}", place) for place, name in enumerate("ABCDE") for number in range(5))
+    found, notes = retrieved("multi-class", ["A", "B", "C", "D", "E"] * 3, texts, reports=False)
+    assert found["image to text P@10"].value == found["image to text P@10"].baselines["ceiling"] == 0.5
+    assert found["text to image P@1"].value == 1
+    assert notes["candidates"] == "25 texts, 15 images"
+
+
+def test_reports_without_classes_are_retrieved_as_pairs():
+    found, _ = retrieved("multi-label", ["A1", "B2", "B2", "C3"])
+    assert found["image to text R@1"].value == 1
+    assert found["text to image P@1"].baselines["chance"] == pytest.approx((1 + 2 + 1) / 3 / 4)
 
 
 WRONG = {
