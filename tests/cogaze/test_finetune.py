@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from safetensors.torch import load_file
 from twins.rsna import write_rsna
 
 from cogaze.models.segmenter import SegmentationDecoder
+from gazeprep.images import read_image
 
-PIPELINE = Path(__file__).parents[2] / "pipelines" / "finetune.py"
+ROOT = Path(__file__).parents[2]
+PIPELINE = ROOT / "pipelines" / "finetune.py"
 QUICK = [
     *("--shared.shares", '["100"]', "--shared.intervals.repeats", 2),
     *("--finetune.epochs", 1, "--probe.penalties", "[0.1]"),
@@ -81,3 +84,24 @@ def test_wrong_options_are_told(main, rsna, capsys, more, code, said):
     except SystemExit as stopped:
         ended = stopped.code
     assert (ended, said in capsys.readouterr().err) == (code, True)
+
+
+def test_the_dataset_of_ones_own_in_the_docs_is_made(tmp_path, shards, monkeypatch):
+    text = (ROOT / "docs" / "evaluation.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    (tmp_path / "out" / "demo").mkdir(parents=True)
+    (tmp_path / "out" / "demo" / "shards").symlink_to(shards)
+    monkeypatch.chdir(tmp_path)
+    made = {}
+    exec(code.split("encoder = ")[0], made)  # the rest takes trained models, and minutes
+    data = made["dataset"](made["folder"].index)
+    images = [image for part in data.parts.values() for image in part]
+    assert len(images) == made["folder"].index["dicom"].nunique()
+    drawn = [image for image in images if image.boxes]
+    assert drawn
+    for image in drawn:
+        height, width = read_image(image.image).shape
+        for one in image.boxes:
+            left, top, right, bottom = one.box
+            assert -2 <= left < right <= width + 2
+            assert -2 <= top < bottom <= height + 2
