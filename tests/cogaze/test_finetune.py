@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from twins.rsna import write_rsna
@@ -105,3 +106,12 @@ def test_the_dataset_of_ones_own_in_the_docs_is_made(tmp_path, shards, monkeypat
             left, top, right, bottom = one.box
             assert -2 <= left < right <= width + 2
             assert -2 <= top < bottom <= height + 2
+
+
+@pytest.mark.parametrize("name", ["cogaze", "egma"])
+def test_configs_are_read(main, rsna, name, capsys):
+    config = ROOT / "configs" / f"finetune_{name}.yaml"
+    with pytest.raises(SystemExit) as stopped:
+        main("--config", config, *rsna, "--print_config")
+    assert stopped.value.code == 0
+    assert yaml.safe_load(capsys.readouterr().out)["tasks"] == yaml.safe_load(config.read_text())["tasks"]
