@@ -23,6 +23,7 @@ from cogaze.evaluate.metrics import FloatArray
 from cogaze.evaluate.processes import batches_of, rows_in_order
 from cogaze.evaluate.records import EvalImage
 from cogaze.evaluate.similarity import Embedded, Similarity
+from gazeprep.schema import InputError
 
 Images = Sequence[EvalImage] | Sequence[Canvas]
 RUN_FILE = "run.json"
@@ -223,7 +224,13 @@ class _Pictures(Dataset[list[Canvas]]):
         return len(self.batches)
 
     def __getitem__(self, number: int) -> list[Canvas]:
-        return [self.reader.read(self.images[i]) for i in self.batches[number]]
+        return [self._read(place) for place in self.batches[number]]
+
+    def _read(self, place: int) -> Canvas:
+        try:
+            return self.reader.read(self.images[place])
+        except InputError as error:  # which one, by its place in the part: ids are told to nobody
+            raise InputError(error.reason, f"image {place + 1} of {len(self.images)}: {error}") from None
 
 
 def load_encoder(folder: str | Path, device: torch.device | str = "cpu", *, workers: int = 0) -> Encoder:

@@ -22,7 +22,7 @@ from cogaze.evaluate.records import EvalImage
 from cogaze.evaluate.similarity import Embedded, Similarity
 from cogaze.losses.egma import batch_contrastive
 from cogaze.models.egma import build_egma
-from gazeprep.schema import ImageRef
+from gazeprep.schema import ImageRef, InputError
 
 TEXTS = ["clear lungs .", "the heart is normal in size .", "no effusion ."]
 
@@ -142,6 +142,14 @@ def test_several_vectors_a_thing_are_compared_both_ways():
     assert found.reversed.array() == pytest.approx(np.array(expected).T)
 
 
+def test_an_image_that_cannot_be_read_is_told_by_its_place(encoder, images, tmp_path):
+    (tmp_path / "cut.png").write_bytes((Path(images[0].image.root) / images[0].image.path).read_bytes()[:100])
+    broken = replace(images[1], image=ImageRef(str(tmp_path), "cut.png", "raster", "made up"))
+    with pytest.raises(InputError, match=r"^image 2 of 5: the image file is damaged") as error:
+        encoder.images([images[0], broken, *images[2:]])
+    assert str(tmp_path) not in str(error.value)
+
+
 def test_a_folder_without_the_run_s_config_is_refused_without_naming_it(tmp_path, model_folder):
     with pytest.raises(ValueError, match=r"no readable run.json") as error:
         load_encoder(tmp_path)
@@ -158,7 +166,7 @@ def test_a_folder_without_the_run_s_config_is_refused_without_naming_it(tmp_path
 
 
 @pytest.fixture(scope="module")
-def egma(towers, tmp_path_factory):
+def egma_folder(towers, tmp_path_factory):
     """An untrained EGMA for 56 px as a run exports it."""
     folder = tmp_path_factory.mktemp("egma") / "model"
     torch.manual_seed(0)
@@ -170,7 +178,12 @@ def egma(towers, tmp_path_factory):
     )
     seen = {"collate": asdict(collate), "data": {"view": asdict(ViewConfig(size_px=56))}}
     (folder / "run.json").write_text(json.dumps({"method": "egma", **seen}))
-    return load_encoder(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def egma(egma_folder):
+    return load_encoder(egma_folder)
 
 
 def test_egma_compares_patches_and_sentences_as_its_loss_does(egma, tmp_path):
@@ -203,15 +216,19 @@ def test_egma_leaves_padding_out(egma, tmp_path):
     assert not found[0, ~seen.patch_mask[0].numpy()].any()
 
 
-def numbers(folder: Path, images, out: Path | None):
-    encoder = load_encoder(folder)
-    found = {
-        "images": encoder.images(images, batch=2),
-        "texts": encoder.texts(TEXTS),
-        "attention": np.concatenate(encoder.attention(images, [TEXTS[:n] for n in (1, 0, 2, 3, 1)], batch=2)),
-    }
-    if out is not None:
-        np.savez(out / f"{torch.distributed.get_rank()}.npz", **found)
+def numbers(folders, images):
+    found = {}
+    for name, folder in zip(("cogaze", "egma"), folders, strict=True):
+        encoder = load_encoder(folder)
+        seen = encoder.embedded(images, batch=2)
+        found |= {
+            f"{name} vectors": seen.vectors,
+            f"{name} count": seen.count,
+            f"{name} texts": encoder.embedded_texts(TEXTS).vectors,
+            f"{name} attention": np.concatenate(
+                encoder.attention(images, [TEXTS[:n] for n in (1, 0, 2, 3, 1)], batch=2)
+            ),
+        }
     return found
 
 
@@ -229,16 +246,17 @@ def fails_in_one(out: Path):
     (out / f"refused-{rank}").touch()
 
 
-def in_two(folder: Path, images, out: Path):
-    numbers(folder, images, out)
+def in_two(folders, images, out: Path):
+    np.savez(out / f"{torch.distributed.get_rank()}.npz", **numbers(folders, images))
     fails_in_one(out)
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_same_rows_and_hear_of_each_other_s_faults(model_folder, images, tmp_path):
+def test_two_processes_have_the_same_rows_and_hear_of_each_other_s_faults(model_folder, egma_folder, images, tmp_path):
     torch.set_num_threads(1)
-    in_processes(in_two, model_folder, images, tmp_path)
-    alone = numbers(model_folder, images, None)
+    folders = (model_folder, egma_folder)
+    in_processes(in_two, folders, images, tmp_path)
+    alone = numbers(folders, images)
     for rank in range(2):
         with np.load(tmp_path / f"{rank}.npz") as found:
             for name, rows in alone.items():

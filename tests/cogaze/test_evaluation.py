@@ -16,13 +16,15 @@ from twins.rsna import write_rsna
 from cogaze.evaluate.datasets import read_dataset
 from cogaze.evaluate.encoder import load_encoder
 from cogaze.evaluate.evaluation import EvaluateConfig, evaluate
-from cogaze.evaluate.held_out import read_held_out
+from cogaze.evaluate.held_out import ShardImages, read_held_out
 from cogaze.evaluate.on_dataset import OnDataset
 from cogaze.evaluate.on_shards import OnShards
+from cogaze.evaluate.quick import encode
 from cogaze.evaluate.records import EvalImage, EvalSet, LabelledText
 from cogaze.evaluate.scores import Intervals
 from cogaze.evaluate.similarity import Embedded
 from cogaze.evaluate.zero_shot import ZeroShotConfig
+from cogaze.models.cogaze import CoGazeModel
 from gazeprep.schema import CHEXPERT_LABELS, ImageRef
 from gazeprep.shards import ShardFolder
 
@@ -92,6 +94,23 @@ def test_the_head_is_that_of_training(on_shards):
     pooled = torch.cat([seen.pooled for seen in on_shards.encoder.features(on_shards.judged.images)])
     with torch.no_grad():
         assert found == pytest.approx(on_shards.encoder.model.vision_head(pooled).numpy(), abs=1e-5)
+
+
+def test_shards_are_seen_as_training_sees_them(shards, model_folder, run_into, tmp_path):
+    """Images, context, reports and the head, against the batches of the training loop."""
+    model = CoGazeModel.from_pretrained(model_folder)
+    seen = encode(run_into(tmp_path), model, ("train",), gaze=False)
+    folder, encoder = ShardFolder(shards), load_encoder(model_folder)
+    keys = list(folder.index["key"][folder.index["split"] == "train"])
+    images = ShardImages(folder, keys, encoder.reader)
+    assert encoder.images(images, with_context=True) == pytest.approx(seen.image.vectors, abs=1e-5)
+    assert encoder.disease_logits(images, with_context=True) == pytest.approx(seen.scores, abs=1e-5)
+    robbed = encode(run_into(tmp_path), model, ("train",), "no context", gaze=False)
+    assert encoder.images(images) == pytest.approx(robbed.image.vectors, abs=1e-5)
+    held_out = read_held_out(folder, "train", encoder.reader, encoder.collate.text.report_sections)
+    rows = [keys.index(key) for key in held_out.images.keys if seen.has_report[keys.index(key)]]
+    reports = [text for text in held_out.reports if text]
+    assert encoder.embedded_texts(reports).vectors == pytest.approx(seen.report[np.array(rows)].vectors, abs=1e-5)
 
 
 def test_one_failing_evaluator_loses_no_other(shards, model_folder, tmp_path, monkeypatch):
