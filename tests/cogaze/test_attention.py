@@ -8,20 +8,24 @@ import pytest
 import torch
 import torch.nn.functional as F
 from processes import in_processes
-from test_encoder import egma, write_images  # noqa: F401 (a fixture)
+from test_encoder import write_images
+from transformers import AutoTokenizer
 
+from cogaze.data.collate import CollateConfig, TextConfig
 from cogaze.data.dataset import DatasetConfig, ShardDataset, read_table
 from cogaze.data.plan import PlanItem
-from cogaze.data.transforms import View
+from cogaze.data.transforms import View, ViewConfig
 from cogaze.evaluate import attention
 from cogaze.evaluate.attention import ATTENTION, HeldOut, gaze_figures, localisation_figures
 from cogaze.evaluate.canvas import Canvas
-from cogaze.evaluate.encoder import load_encoder
+from cogaze.evaluate.encoder import Encoder, load_encoder
 from cogaze.evaluate.gaze import METRICS, Gazed
 from cogaze.evaluate.localise import LEVELS, Located, cases_of, naming_sentence, prompt_of
+from cogaze.evaluate.methods import Egma
 from cogaze.evaluate.readings import Reading, Region, centre_map, coverage, read_readings
 from cogaze.evaluate.saliency import grad_cam, similarity, text_saliency
 from cogaze.evaluate.similarity import Embedded, Similarity
+from cogaze.models.egma import build_egma
 from gazeprep.shards import ShardFolder
 
 GRID = (8, 8)
@@ -264,6 +268,16 @@ def test_nothing_drawn_is_said():
 @pytest.fixture(scope="module")
 def encoder(model_folder):
     return load_encoder(model_folder)
+
+
+@pytest.fixture(scope="module")
+def egma(towers):
+    vision, text = str(towers / "vision"), str(towers / "text")
+    torch.manual_seed(0)
+    model = build_egma(vision, text, image_size=56, hidden_size=16, averaged_layers=1)
+    prompts = TextConfig(report="[CLS] {report}", sentence="[CLS] {sentence}")
+    collate = CollateConfig(text=prompts, sentences="all")
+    return Encoder(Egma(model, collate), AutoTokenizer.from_pretrained(text), collate, ViewConfig(size_px=56))
 
 
 @pytest.fixture(params=["cogaze", "egma"])
