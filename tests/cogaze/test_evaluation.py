@@ -13,6 +13,7 @@ from accelerate.state import PartialState
 from processes import in_processes
 from twins.rsna import write_rsna
 
+from cogaze.evaluate.classify import ProbeConfig
 from cogaze.evaluate.datasets import read_dataset
 from cogaze.evaluate.encoder import load_encoder
 from cogaze.evaluate.evaluation import EvaluateConfig, evaluate
@@ -139,6 +140,7 @@ def test_a_benchmark_by_its_twin(rsna, model_folder, tmp_path):
             lists=rsna / "lists",
             evaluators=("zero_shot", "linear_probe"),
             shares=(100,),
+            probe=ProbeConfig(penalties=(1.0,), iterations=10),
             **QUICK,
         )
     )
