@@ -25,7 +25,12 @@ from cogaze.objectives import CoGazeWeights, EgmaWeights
 from cogaze.optim import OptimConfig
 
 ROOT = Path(__file__).parents[2]
-TRAINING = [path for path in sorted((ROOT / "configs").glob("*.yaml")) if "gazeprep build" not in path.read_text()]
+OTHER = ("gazeprep build", "pipelines/finetune.py")  # whose options are not a run's
+TRAINING = [
+    path
+    for path in sorted((ROOT / "configs").glob("*.yaml"))
+    if not any(command in path.read_text().splitlines()[0] for command in OTHER)
+]
 
 
 def read(path, *options):
