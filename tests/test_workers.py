@@ -56,7 +56,12 @@ class KilledMeanwhile(SpawnProcess):
 def test_a_worker_that_starts_while_another_dies_does_not_stay(monkeypatch):
     monkeypatch.setattr(workers, "SpawnProcess", KilledMeanwhile)
     before = set(multiprocessing.active_children())
-    with pytest.raises(workers.LostWorkerError), workers.worker_pool(2) as pool:
-        for call in [pool.submit(time.sleep, 0.1) for _ in range(4)]:
-            call.result()
+
+    def work():
+        with workers.worker_pool(2) as pool:
+            for call in [pool.submit(time.sleep, 0.1) for _ in range(4)]:
+                call.result()
+
+    with pytest.raises(workers.LostWorkerError):
+        work()
     assert set(multiprocessing.active_children()) == before
