@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from jsonargparse import ArgumentParser
 
 from cogaze.config import (
     EGMA_COLLATE,
@@ -21,6 +22,7 @@ from cogaze.config import (
 from cogaze.data.collate import CollateConfig, TextConfig
 from cogaze.data.dataset import DatasetConfig
 from cogaze.data.loader import WorkerConfig
+from cogaze.evaluate.labelled_run import LabelledRun
 from cogaze.objectives import CoGazeWeights, EgmaWeights
 from cogaze.optim import OptimConfig
 
@@ -203,3 +205,14 @@ def test_a_shortened_option_is_wrong_usage(name, monkeypatch):
     with pytest.raises(SystemExit) as stop:
         run_pipeline(name, monkeypatch, "--shard=nope", "--out=out")
     assert stop.value.code == 2
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("finetune_*.yaml")), ids=lambda path: path.stem)
+def test_every_config_of_a_finetuning_can_be_read(path):
+    parser = ArgumentParser()
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(LabelledRun, None, fail_untyped=False)
+    first = path.read_text().splitlines()[0].removeprefix("# python pipelines/finetune.py ")
+    values = parser.instantiate(parser.parse_args(first.replace(f"configs/{path.name}", str(path)).split()))
+    del values["config"]
+    assert LabelledRun(**vars(values)).dataset == "rsna"
