@@ -91,7 +91,7 @@ test: setup ## the tests, about two minutes; ARGS="-k maps" chooses
 	$(BIN)/pytest -q -n 2 --dist loadfile $(ARGS)
 
 test-slow: setup ## the slow tests
-	$(BIN)/pytest -q -m slow $(ARGS)
+	$(BIN)/pytest -q -m slow -n 2 --dist worksteal $(ARGS)
 
 SEEDS ?= 50
 soak: setup ## kill -9 of builds and of their workers at random moments, resumed and compared; SEEDS=50, ARGS

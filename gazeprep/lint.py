@@ -161,7 +161,7 @@ def _read_parquet(store: Store, name: str, listed: Row, schema: pa.Schema, found
     except FileNotFoundError:
         found.append(Problem("missing_file", "is not there", name))
         return None
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
         found.append(Problem("index", f"cannot be read ({type(error).__name__})", name))
         return None
     if not table.schema.equals(schema):
