@@ -24,6 +24,7 @@ LARGE_PX, SMALL_PX = 480, 272  # long sides of a case's pictures and of its sent
 MOST_SENTENCES, MOST_FIXATIONS = 16, 400  # shown of one case, so that the page's size is bounded
 SECTIONS = ("indication", "history", "comparison", "technique", "findings", "impression", "last_paragraph")
 TIMES = ("sentence_start", "sentence_end", "window_start")
+MOST_FIGURES = 8  # of an evaluator, at once
 TICKS = 6  # about, on a time axis
 ROUND_STEPS_S = (0.5, 1, 2, 5, 10, 15, 20, 30, 60, 120, 300, 600, 1800, 3600)
 
@@ -159,6 +160,7 @@ def report_page(folder: ShardFolder, config: ReportConfig) -> str:
         scanpaths=scanpath_table(scanpath_agreement(folder)),
         known=known_answer(folder, config.truth) if config.truth is not None else (),
         results=results_tables(config.results) if config.results is not None else (),
+        most_figures=MOST_FIGURES,
         cases=[case_view(folder.sample(key), config.redact) for key in choose_cases(folder, config.cases)],
         versions=folder.manifest["versions"],
         schema_version=SCHEMA_VERSION,

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,10 @@ class Table:
     columns: tuple[str, ...]
     rows: Sequence[tuple[str | int, ...]]
     texts: int = 1
+
+    def first(self, count: int) -> "Table":
+        """Return the table of its first rows."""
+        return replace(self, rows=self.rows[:count])
 
 
 @dataclass(frozen=True, eq=False)
