@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -36,7 +37,8 @@ class _Spawning(SpawnContext):
         return self.made[-1]
 
     def has_lost_one(self) -> bool:
-        return any(process.exitcode is not None for process in self.made)
+        """Whether one has ended: by its pipe, since its exit code may be on its way to the pool's own thread."""
+        return bool(wait([process.sentinel for process in self.made if process.pid is not None], timeout=0))
 
     def kill_all(self) -> None:
         for process in self.made:
@@ -57,8 +59,8 @@ def worker_pool(
     with ProcessPoolExecutor(workers, context, _start, (prepare, told)) as pool:
         try:
             yield pool
-        except (BrokenProcessPool, OSError):  # a pool that breaks while it starts a process says OSError
-            if not context.has_lost_one():
+        except (BrokenProcessPool, OSError) as error:  # a pool that breaks while it starts a process says OSError
+            if not isinstance(error, BrokenProcessPool) and not context.has_lost_one():
                 raise
             cure = "run the same command again, with fewer workers if it recurs"
             raise LostWorkerError(f"{LOST_WORKER}; {cure}") from None
