@@ -51,8 +51,7 @@ def batch_contrastive(
     """
     with torch.autocast(patch_embed.device.type, enabled=False):
         texts = _by_text(sentence_embed.float(), sentences_per_image)
-        similar = _similarities(patch_embed.float(), texts, None, pad_with_zeros=pad_with_zeros)
-        scaled = _Similarities(*(one * log_logit_scale.float().exp() for one in (similar.patch, similar.sentence)))
+        scaled = _similarities(patch_embed.float(), texts, log_logit_scale, None, pad_with_zeros=pad_with_zeros)
         loss = _rows_loss(scaled, torch.arange(len(patch_embed), device=patch_embed.device), texts)
     return EgmaContrastive(loss.total / loss.count.clamp(min=1), scaled.patch, scaled.sentence)
 
@@ -77,9 +76,8 @@ def batch_contrastive_sum(
         if gather and dist.is_available() and dist.is_initialized():
             own = own + dist.get_rank() * len(patch_embed)
             texts = _of_all_processes(texts)
-        similar = _similarities(patch_embed.float(), texts, patch_mask, pad_with_zeros=pad_with_zeros)
-        scale = log_logit_scale.float().exp()
-        return _rows_loss(_Similarities(similar.patch * scale, similar.sentence * scale), own, texts)
+        scaled = _similarities(patch_embed.float(), texts, log_logit_scale, patch_mask, pad_with_zeros=pad_with_zeros)
+        return _rows_loss(scaled, own, texts)
 
 
 def gaze_mlce(
@@ -252,14 +250,14 @@ def _all_patches(patch_embed: Tensor, patch_mask: Tensor | None) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class _Similarities:
-    """Of images and texts (images, texts): a patch's best sentence, a sentence's best patch, averaged."""
+    """Of images and texts (images, texts): a patch's best sentence, a sentence's best patch, averaged and scaled."""
 
     patch: Tensor
     sentence: Tensor
 
 
 def _similarities(
-    patch_embed: Tensor, texts: _Texts, patch_mask: Tensor | None, *, pad_with_zeros: bool
+    patch_embed: Tensor, texts: _Texts, log_logit_scale: Tensor, patch_mask: Tensor | None, *, pad_with_zeros: bool
 ) -> _Similarities:
     cosine = torch.einsum("ipd,tsd->itsp", patch_embed, texts.embed)
     patches = _all_patches(patch_embed, patch_mask)[:, None]
@@ -269,9 +267,10 @@ def _similarities(
     best_sentence = cosine if pad_with_zeros else cosine.masked_fill(padding[None, :, :, None], lowest)
     best_patch = cosine.masked_fill(~patches[:, :, None], lowest)
     exists = texts.exists.expand(len(cosine), -1, -1)
+    scale = log_logit_scale.float().exp()
     return _Similarities(
-        _masked_mean(best_sentence.amax(2), patches.expand(-1, len(texts.exists), -1)),
-        _masked_mean(best_patch.amax(3), exists),
+        _masked_mean(best_sentence.amax(2), patches.expand(-1, len(texts.exists), -1)) * scale,
+        _masked_mean(best_patch.amax(3), exists) * scale,
     )
 
 
