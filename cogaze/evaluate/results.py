@@ -22,7 +22,12 @@ LEVEL = 0.95
 CELLS = 2**22  # counts of rows in resamples that are made at once
 LEAST_DEFINED = 0.9  # share of the resamples in which a figure exists, below which it has no interval
 OURS = ("cogaze.", "gazeprep.")
+NOT_RUN = "not run: "
 FOLDERS = re.compile(r"(?:[A-Za-z]+://|[A-Za-z]:\\|~?/)[^\s'\",;:)]*[/\\]")
+
+
+class NotRunError(Exception):
+    """What an evaluator needs and need not be there is not: a package, Java, weights. Says the cure, quotes no data."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +208,7 @@ class Results:
         lines = ["# Results", ""]
         for name, outcome in self.outcomes.items():
             lines += [f"## {name}", ""]
-            lines += [f"Not made: {outcome.error}", ""] if outcome.error else _table(outcome)
+            lines += [_why_none(outcome.error), ""] if outcome.error else _table(outcome)
         lines += ["## Settings", "", "```json", json.dumps(_finite(self.settings), indent=2), "```", ""]
         return "\n".join(lines)
 
@@ -212,12 +217,18 @@ def told(error: Exception) -> str:
     """Say what went wrong without quoting data: the text of an error that our own code raised, else its type."""
     if isinstance(error, OtherProcessError):
         return str(error)
+    if isinstance(error, NotRunError):
+        return NOT_RUN + FOLDERS.sub("", str(error))
     frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     own = [name for name in frames if name.startswith(OURS)]  # `attempt` first
     raised_here = len(own) > 1 and frames[-1] == own[-1]
     if type(error) is InputError or (type(error) is ValueError and raised_here):
         return FOLDERS.sub("", str(error))
     return f"{type(error).__name__} in {own[-1] if len(own) > 1 else 'an evaluator'}"
+
+
+def _why_none(error: str) -> str:
+    return error if error.startswith(NOT_RUN) else f"Not made: {error}"
 
 
 def _plain(outcome: Outcome) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from processes import in_processes
 from scipy.stats import norm
 
 from cogaze.evaluate.processes import batches_of, rows_in_order
-from cogaze.evaluate.results import Figure, Found, Interval, Results, bootstrap, mean_interval
+from cogaze.evaluate.results import Figure, Found, Interval, NotRunError, Results, bootstrap, mean_interval
 from gazeprep.schema import InputError
 
 
@@ -83,6 +83,15 @@ def test_a_failing_evaluator_loses_no_other_and_tells_nothing(tmp_path):
     assert "| P@1 | 0.250 | 0.125 to 0.500 | 8 |" in table
     assert "Not made: the image file is damaged" in table
     assert "effusion" not in table + str(written)
+
+
+def test_what_lacks_something_optional_is_not_run_and_says_its_cure(tmp_path):
+    def without_weights():
+        raise NotRunError("no weights at /data/secret/chexbert.pth; pass --chexbert.weights")
+
+    results = Results(tmp_path, {})
+    assert results.attempt("CheXbert", without_weights).error.startswith("not run: no weights at chexbert.pth")
+    assert "\nnot run: no weights" in (tmp_path / "results.md").read_text()
 
 
 def test_what_our_own_code_says_is_told_without_folders(tmp_path):

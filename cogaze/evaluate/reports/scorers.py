@@ -1,0 +1,76 @@
+"""What every scorer of generated reports takes and gives, so that one more is a class and a line in `score`.
+
+A scorer is a frozen dataclass whose fields are its options (`--chexbert.weights FILE` on the command line) and cheap to
+make: `score` alone imports packages, opens weights and starts processes, and raises results.NotRunError where one is
+not there. It quotes no text in an error, a note or a log.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from cogaze.evaluate.metrics import FloatArray
+from cogaze.evaluate.results import Figure
+from cogaze.evaluate.scores import Intervals
+
+Beside = Literal["shuffled", "commonest"]
+
+
+@dataclass(frozen=True, eq=False)
+class Reports:
+    """N generated texts, each beside the reference that was written about the same study.
+
+    keys: pseudonymous, unique. references: never "". texts: "" where nothing was said. groups (N,): the subject, else
+    study, else the report itself, whose rows stay together in a resample. Raises ValueError where the lengths differ.
+    """
+
+    keys: tuple[str, ...]
+    references: tuple[str, ...]
+    texts: tuple[str, ...]
+    groups: npt.NDArray[np.str_]
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.keys), len(self.references), len(self.texts), len(self.groups)}
+        if len(lengths) > 1:
+            raise ValueError(
+                f"keys, references, texts and groups have {sorted(lengths)} rows; give one for each report"
+            )
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What a scorer found in N reports.
+
+    columns: each report's own score by name, (N,), NaN where it does not exist. notes: what has to be known to read the
+    figures, as plain json: rules, counts, versions.
+    """
+
+    figures: Sequence[Figure]
+    columns: Mapping[str, FloatArray] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Scorer(Protocol):
+    """One kind of score.
+
+    name: its heading in the results. beside: what it is run on a second time, to say what its figures have to beat:
+    the texts of other subjects' reports ("shuffled"), the most frequent reference as everyone's text ("commonest").
+    A scorer may put further baselines into its figures itself.
+    """
+
+    @property
+    def name(self) -> str:
+        """Its heading in the results."""
+
+    @property
+    def beside(self) -> tuple[Beside, ...]:
+        """What it is run on as well; () where one run takes long enough."""
+
+    def score(self, reports: Reports, intervals: Intervals) -> Scored:
+        """Score N >= 1 reports. Raises NotRunError where a package, Java or weights are missing."""
