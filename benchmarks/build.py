@@ -28,7 +28,7 @@ from gazeprep.cases import Sources, collect
 from gazeprep.executors import ONE_THREAD, WORKER_ENVIRONMENT
 from gazeprep.images import encode, read_image, resize
 from gazeprep.jobs import Job, JobReport, run_job
-from gazeprep.samples import Picture, SampleConfig, align, case_context, pack
+from gazeprep.samples import Picture, SampleConfig, Texts, align, case_context, pack
 from gazeprep.schema import Case, Size
 from gazeprep.shards import Sample, sha256_of, write_tar
 from gazeprep.stores import WORK_FOLDER
@@ -101,7 +101,7 @@ def plain_sample(case: Case, job: Job) -> Sample:
     picture = picture_of(data, (cols, rows), small)
     text = case_context(case, job.overrides.get(case.study_id))
     gaze = align(case.reading.load(), picture.full_size, CONFIG) if case.reading is not None else None
-    return pack(case, picture, text, gaze, CONFIG)
+    return pack(case, picture, Texts(text), gaze, CONFIG)
 
 
 def picture_of(data: bytes, full_size: Size, small: np.ndarray) -> Picture:
@@ -207,7 +207,7 @@ def timed_sample(case: Case, job: Job, clock: Stopwatch) -> Sample:
         with clock("align and render"):
             gaze = align(recording, picture.full_size, CONFIG)
     with clock("pack"):
-        return pack(case, picture, text, gaze, CONFIG)
+        return pack(case, picture, Texts(text), gaze, CONFIG)
 
 
 # --- one corpus

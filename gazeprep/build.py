@@ -14,9 +14,19 @@ from typing import Any, get_args
 
 from gazeprep.cases import Inputs, Sources, collect
 from gazeprep.executors import EXECUTORS, Executor, ExecutorName
-from gazeprep.jobs import BuildError, Job, JobReport, explained_os_errors, read_stats, recipe, run_job, versions
+from gazeprep.jobs import (
+    BuildError,
+    Job,
+    JobReport,
+    explained_os_errors,
+    read_stats,
+    recipe,
+    run_job,
+    studies_of,
+    versions,
+)
 from gazeprep.samples import SampleConfig
-from gazeprep.schema import SCHEMA_VERSION, SPLITS, InputError
+from gazeprep.schema import SPLITS, InputError
 from gazeprep.shards import INDEX_SCHEMA, REJECTED_SCHEMA, json_bytes, parquet_bytes, table_facts
 from gazeprep.splits import HashSplit
 from gazeprep.stores import WORK_FOLDER, RemoteStore, Store, open_store
@@ -121,7 +131,7 @@ def output_store(config: BuildConfig, executor: Executor | None = None) -> Store
 
 def inputs_of(config: BuildConfig) -> Inputs:
     """List the inputs of a config; raises InputError where none of them can become a sample."""
-    inputs = collect(config.sources, config.splits)
+    inputs = collect(config.sources, config.splits, prior=config.sample.prior)
     if not inputs.cases:
         raise _no_samples(_tally(one.reason for one in inputs.rejected))
     return inputs
@@ -147,7 +157,8 @@ def jobs_of(inputs: Inputs, shard_samples: int) -> tuple[Job, ...]:
         cases = sorted((case for case in inputs.cases if case.split == split), key=lambda c: (c.key[-12:], c.key))
         for number, first in enumerate(range(0, len(cases), shard_samples)):
             chosen = tuple(cases[first : first + shard_samples])
-            overrides = {c.study_id: inputs.overrides[c.study_id] for c in chosen if c.study_id in inputs.overrides}
+            studies = {study for case in chosen for study in studies_of(case)}
+            overrides = {study: inputs.overrides[study] for study in sorted(studies) if study in inputs.overrides}
             jobs.append(Job(f"{split}-{number:05d}", split, chosen, overrides))
     return tuple(jobs)
 
@@ -275,7 +286,7 @@ def _about(config: BuildConfig) -> dict[str, Any]:
     sources, table = config.sources, config.sources.table
     named = [one.name for one in fields(sources) if one.name not in ("prefer", "views", "labels")]
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": config.sample.schema_version,
         "sources": [name for name in named if getattr(sources, name) is not None],
         "config": {
             "sample": asdict(config.sample),
@@ -286,5 +297,5 @@ def _about(config: BuildConfig) -> dict[str, Any]:
             "labels": sources.labels,
             "table": {"name": table.name, "frame": asdict(table.frame), "columns": table.columns} if table else None,
         },
-        "versions": versions(),
+        "versions": versions() | {"schema": str(config.sample.schema_version)},
     }

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from gazeprep.priors import Priors
 from gazeprep.remote_paths import located, source_folder
 from gazeprep.reports import Override
 from gazeprep.schema import (
@@ -16,6 +17,7 @@ from gazeprep.schema import (
     Context,
     ImageRef,
     InputError,
+    PriorStudy,
     Reading,
     Rejected,
     ReportRef,
@@ -109,10 +111,41 @@ class _Candidate:
         return sample_key(self.dataset, self.reading_id or self.dicom_id)
 
 
-def collect(sources: Sources, by_hash: HashSplit | None = None) -> Inputs:
-    """List every input of the sources as a case or as rejected; raises InputError on an unusable source."""
-    eye = _open_mimic_eye(sources)
-    mimic = eye.mimic if eye is not None else _open_mimic(sources)
+@dataclass(eq=False)
+class _Studies:
+    """The reports and earlier studies of MIMIC-CXR; each report is looked for once."""
+
+    mimic: MimicCxr
+    _reports: dict[str, ReportRef | None] = field(default_factory=dict)
+
+    def report(self, study_id: str, subject_id: str) -> ReportRef | None:
+        """Return where a study's report lies, None without one."""
+        if study_id not in self._reports:
+            self._reports[study_id] = self.mimic.report_ref(study_id, subject_id)
+        return self._reports[study_id]
+
+    def prior(self, study_id: str, subject_id: str) -> PriorStudy | None:
+        """Return the subject's last study before, None without one or where they were not asked for."""
+        priors = self.mimic.priors
+        earlier = None if priors is None else priors.of_study.get((subject_id, study_id))
+        if earlier is None:
+            return None
+        return PriorStudy(earlier.study_id, earlier.days, self.report(earlier.study_id, subject_id))
+
+
+def collect(sources: Sources, by_hash: HashSplit | None = None, *, prior: bool = False) -> Inputs:
+    """List every input of the sources as a case or as rejected; raises InputError on an unusable source.
+
+    prior: find the last study before each, too.
+    """
+    eye = _open_mimic_eye(sources, prior)
+    mimic = eye.mimic if eye is not None else _open_mimic(sources, prior)
+    if prior and mimic is None:
+        raise InputError(
+            "file_missing",
+            "sample.prior needs the dates of MIMIC-CXR's studies; name sources.mimic_jpg (or mimic, or mimic_eye), or "
+            "leave sample.prior out",
+        )
     readings = [*(eye.readings if eye is not None else ()), *_readings(sources)]
     candidates = [_of_reading(reading, mimic) for reading in readings]
     taken = {reading.dicom_id for reading in readings if reading.reject not in NO_READING}
@@ -134,13 +167,15 @@ def collect(sources: Sources, by_hash: HashSplit | None = None) -> Inputs:
     return _sorted_out(candidates, splits, sources, mimic, noted)
 
 
-def _open_mimic_eye(sources: Sources) -> mimic_eye.MimicEye | None:
+def _open_mimic_eye(sources: Sources, prior: bool) -> mimic_eye.MimicEye | None:
     if sources.mimic_eye is None:
         return None
-    return mimic_eye.open_mimic_eye(sources.mimic_eye, overrides=sources.section_overrides, labels=sources.labels)
+    return mimic_eye.open_mimic_eye(
+        sources.mimic_eye, overrides=sources.section_overrides, labels=sources.labels, prior=prior
+    )
 
 
-def _open_mimic(sources: Sources) -> MimicCxr | None:
+def _open_mimic(sources: Sources, prior: bool) -> MimicCxr | None:
     if sources.mimic is None and sources.mimic_jpg is None:
         return None
     return open_mimic(
@@ -149,6 +184,7 @@ def _open_mimic(sources: Sources) -> MimicCxr | None:
         overrides=sources.section_overrides,
         prefer=sources.prefer,
         labels=sources.labels,
+        prior=prior,
     )
 
 
@@ -248,20 +284,17 @@ def _sorted_out(
     noted: Counter[str],
 ) -> Inputs:
     cases, rejected = [], []
-    reports: dict[str, ReportRef | None] = {}
+    studies = None if mimic is None else _Studies(mimic)
     noted = Counter(noted)
     for candidate in candidates:
         reason = candidate.reject or _why_not(candidate, sources)
         if reason:
             rejected.append(Rejected.of(candidate, reason))
             continue
-        report = None
-        if mimic is not None and candidate.mimic is not None:
-            if candidate.study_id not in reports:
-                reports[candidate.study_id] = mimic.report_ref(candidate.study_id, candidate.subject_id)
-            report = reports[candidate.study_id]
-        case = _case(candidate, splits[candidate.scope], report, mimic)
+        case = _case(candidate, splits[candidate.scope], studies)
         noted.update(_lacks(case))
+        if mimic is not None and mimic.priors is not None:
+            noted.update(_lacks_prior(case, mimic.priors, of_mimic=candidate.mimic is not None))
         cases.append(case)
     return Inputs(
         cases=tuple(cases),
@@ -291,9 +324,11 @@ def _why_not(candidate: _Candidate, sources: Sources) -> str:
     return "" if candidate.image is not None else "image_missing"
 
 
-def _case(candidate: _Candidate, split: Assigned, report: ReportRef | None, mimic: MimicCxr | None) -> Case:
+def _case(candidate: _Candidate, split: Assigned, studies: _Studies | None) -> Case:
     assert candidate.image is not None
     reading = candidate.reading
+    of_mimic = studies if candidate.mimic is not None else None
+    study = (candidate.study_id, candidate.subject_id)
     size = reading.image_size if reading is not None else None
     return Case(
         key=candidate.key,
@@ -308,9 +343,10 @@ def _case(candidate: _Candidate, split: Assigned, report: ReportRef | None, mimi
         image=candidate.image,
         image_size=size or (candidate.mimic.size if candidate.mimic is not None else None),
         reading=reading,
-        report=report,
+        report=of_mimic.report(*study) if of_mimic is not None else None,
+        prior=of_mimic.prior(*study) if of_mimic is not None else None,
         context=candidate.context,
-        labels=_labels(candidate, mimic),
+        labels=_labels(candidate, of_mimic.mimic if of_mimic is not None else None),
         synthetic=candidate.synthetic,
         source=candidate.source,
     )
@@ -319,7 +355,7 @@ def _case(candidate: _Candidate, split: Assigned, report: ReportRef | None, mimi
 def _labels(candidate: _Candidate, mimic: MimicCxr | None) -> dict[str, int]:
     """MIMIC's labels of the study; the reading's own where MIMIC has none."""
     absent = dict.fromkeys(CHEXPERT_LABELS, LABEL_ABSENT)
-    labels = mimic.labels(candidate.study_id) if mimic is not None and candidate.mimic is not None else absent
+    labels = mimic.labels(candidate.study_id) if mimic is not None else absent
     own = candidate.reading.chexpert if candidate.reading is not None else None
     if own is not None and labels == absent:
         return {name: own.get(name, LABEL_ABSENT) for name in CHEXPERT_LABELS}
@@ -338,3 +374,14 @@ def _lacks(case: Case) -> list[str]:
     if set(case.labels.values()) == {LABEL_ABSENT}:
         lacks.append("inputs without labels")
     return lacks
+
+
+def _lacks_prior(case: Case, priors: Priors, *, of_mimic: bool) -> list[str]:
+    study = (case.subject_id, case.study_id)
+    if not of_mimic or study in priors.undated:
+        return ["inputs whose study has no date or time"]
+    if study in priors.tied:
+        return ["inputs before whose study several began last, at the same time"]
+    if case.prior is None:
+        return ["inputs without an earlier study"]
+    return [] if case.prior.report is not None else ["inputs whose earlier study has no report"]

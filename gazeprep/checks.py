@@ -20,12 +20,14 @@ from gazeprep.schema import (
     CHEXPERT_LABELS,
     FIXATION_COLUMNS,
     LABEL_ABSENT,
+    PRIOR_SCHEMA_VERSION,
     SCHEMA_VERSION,
     SENTENCE_COLUMNS,
     SPLITS,
     WORD_COLUMNS,
     Context,
     InputError,
+    PriorContext,
 )
 from gazeprep.shards import LoadedSample, fixations_from_member, json_member, read_npy, read_npz
 
@@ -79,6 +81,8 @@ RECORD_TYPES: dict[str, type] = {
     **dict.fromkeys(("synthetic", "has_gaze"), bool),
     "labels": dict,
 }
+PRIOR_TYPES: dict[str, type] = {one.name: type(one.default) for one in fields(PriorContext)}
+RECORD_TYPES_OF = {SCHEMA_VERSION: RECORD_TYPES, PRIOR_SCHEMA_VERSION: RECORD_TYPES | PRIOR_TYPES}  # by schema version
 JSON_TEXTS = {"alignment": dict, "fixation_marks": dict, "annotations": list, "provenance": dict}
 ROW_OF_RECORD = {"subject": "subject_id", "study": "study_id", "dicom": "dicom_id", "reading": "reading_id"} | {
     name: name for name in ("key", "split", "split_origin", "dataset", "view_position", "synthetic", "has_gaze")
@@ -121,6 +125,7 @@ class Recipe:
     resize_rule: str
     image_format: str
     alignment: str
+    schema_version: int = SCHEMA_VERSION
 
 
 def check_sample(members: Mapping[str, bytes], row: Mapping[str, Any] | None, recipe: Recipe) -> CheckedSample:
@@ -174,12 +179,15 @@ def read_record(data: bytes) -> Record:
     record = json.loads(data)
     _wrong_unless(isinstance(record, dict), "is no json object")
     version = record.get("schema_version")
+    known = " and ".join(map(str, RECORD_TYPES_OF))
     _wrong_unless(
-        version == SCHEMA_VERSION, f"has schema version {version!r:.20}, this gazeprep reads {SCHEMA_VERSION}"
+        type(version) is int and version in RECORD_TYPES_OF,
+        f"has schema version {version!r:.20}, this gazeprep reads {known}",
     )
-    odd = sorted(record.keys() ^ RECORD_TYPES.keys())
+    types = RECORD_TYPES_OF[version]
+    odd = sorted(record.keys() ^ types.keys())
     _wrong_unless(not odd, f"lacks fields, or has others than docs/data.md lists: {len(odd)} of them")
-    for name, kind in RECORD_TYPES.items():
+    for name, kind in types.items():
         _wrong_unless(type(record[name]) is kind, f"{name} is no {kind.__name__}")
     _wrong_unless(data == json_member(record), "is not written as canonical json: its bytes were changed")
     _check_values(record)
@@ -198,11 +206,23 @@ def _check_values(record: Record) -> None:
         _wrong_unless(isinstance(json.loads(record[name]), kind), f"{name} holds no json {kind.__name__}")
     sizes = [record[name] for name in INTS]
     _wrong_unless(min(sizes) >= 1, "a size is not positive")
+    if record["schema_version"] == PRIOR_SCHEMA_VERSION:
+        _check_prior(record)
+
+
+def _check_prior(record: Record) -> None:
+    if not record["prior_study"]:
+        odd = [one.name for one in fields(PriorContext) if record[one.name] != one.default]
+        _wrong_unless(not odd, f"no earlier study, but {', '.join(odd)}")
+        return
+    days = record["prior_days"]
+    _wrong_unless(np.isfinite(days) and days > 0, "prior_days does not tell a time before the study")
+    _wrong_unless(record["prior_study"] != record["study_id"], "prior_study is the study itself")
 
 
 def check_recipe(record: Record, recipe: Recipe) -> None:
     """Compare a sample's json with the config of the whole folder; raises WrongSampleError."""
-    wanted = {name: getattr(recipe, name) for name in ("map_rows", "map_cols", "resize_rule")}
+    wanted = {name: getattr(recipe, name) for name in ("map_rows", "map_cols", "resize_rule", "schema_version")}
     wanted |= {"alignment": recipe.alignment} if record["reading_id"] else {}
     odd = [name for name, value in wanted.items() if record[name] != value]
     _wrong_unless(not odd, f"made by another {', '.join(odd)} than the folder's config says")

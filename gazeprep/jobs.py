@@ -10,7 +10,7 @@ import json
 import os
 import platform
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import cache
@@ -63,9 +63,14 @@ class Job:
         """Path of the tar below the output folder."""
         return f"{self.split}/{self.name}.tar"
 
-    def override(self, case: Case) -> Override | None:
-        """Return how a person sectioned the case's report, where one did."""
-        return self.overrides.get(case.study_id)
+    def overrides_of(self, case: Case) -> list[Override | None]:
+        """Return how a person sectioned the reports of the case: its own and, if it has one, the earlier study's."""
+        return [self.overrides.get(study) for study in studies_of(case)]
+
+
+def studies_of(case: Case) -> list[str]:
+    """Return the studies whose reports a sample of the case is made of."""
+    return [case.study_id, *([] if case.prior is None else [case.prior.study_id])]
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ def run_job(job: Job, out: Path | str, config: SampleConfig) -> JobReport:
 def _run(job: Job, store: Store, config: SampleConfig) -> JobReport:
     states = _states(job)
     pictures = {case.key: _digest(_picture_facts(case, config, states)) for case in job.cases}
-    facts = [_case_facts(case, job.override(case), config, states) for case in job.cases]
+    facts = [_case_facts(case, job.overrides_of(case), config, states) for case in job.cases]
     fingerprint = _digest([job.shard, versions(), pictures, facts])
     stats = read_stats(store, job.name)
     rebuilt = stats.get("fingerprint") != fingerprint or not is_whole(store, job.shard, stats)
@@ -155,7 +160,7 @@ def _samples(
         if _stop is not None and _stop.value:
             raise BuildError("stopped; finished shards stay, run the same command to go on")
         try:
-            made = make_sample(case, config, job.override(case), stored.get(case.key))
+            made = make_sample(case, config, job.overrides, stored.get(case.key))
         except Exception as error:
             error.add_note(f"while making sample {case.key}")
             raise
@@ -221,9 +226,14 @@ def _picture_of(data: bytes, record: dict[str, Any]) -> Picture:
 
 def recipe(job: Job, config: SampleConfig) -> str:
     """Return a digest of everything that a shard depends on but the state of the source files."""
-    cases = [[_facts(case), _facts(job.override(case))] for case in job.cases]
+    cases = [[_facts(case), _facts(job.overrides_of(case))] for case in job.cases]
     with_gaze = any(case.reading is not None for case in job.cases)
-    options = [_facts(config.picture), list(config.maps.grid), *(_gaze_facts(config) if with_gaze else ())]
+    options = [
+        _facts(config.picture),
+        list(config.maps.grid),
+        config.prior,
+        *(_gaze_facts(config) if with_gaze else ()),
+    ]
     return _digest([job.shard, versions(), options, cases])
 
 
@@ -249,17 +259,18 @@ def _image_path(case: Case) -> Path:
 
 
 def _other_files(case: Case) -> tuple[Path, ...]:
-    report = () if case.report is None else (located(case.report.root) / case.report.path,)
-    return report if case.reading is None else (*report, *case.reading.files())
+    refs = (case.report, case.prior.report if case.prior is not None else None)
+    reports = tuple(located(ref.root) / ref.path for ref in refs if ref is not None)
+    return reports if case.reading is None else (*reports, *case.reading.files())
 
 
 def _picture_facts(case: Case, config: SampleConfig, states: States) -> list[Any]:
     return [versions(), _facts(config.picture), _facts(case.image), states[_image_path(case)].facts]
 
 
-def _case_facts(case: Case, override: Override | None, config: SampleConfig, states: States) -> list[Any]:
+def _case_facts(case: Case, overrides: Sequence[Override | None], config: SampleConfig, states: States) -> list[Any]:
     """List what a sample depends on beside its picture; options of gaze only where there is gaze."""
-    facts: list[Any] = [_facts(case), _facts(override), list(config.maps.grid)]
+    facts: list[Any] = [_facts(case), _facts(overrides), list(config.maps.grid), config.prior]
     facts += [states[path].facts for path in _other_files(case)]
     return facts if case.reading is None else [*facts, *_gaze_facts(config)]
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gazeprep.checks import Problem, Recipe, check_sample
-from gazeprep.schema import SCHEMA_VERSION, SPLITS
+from gazeprep.schema import PRIOR_SCHEMA_VERSION, SCHEMA_VERSIONS, SPLITS
 from gazeprep.shards import (
     BLOCK,
     INDEX_SCHEMA,
@@ -110,8 +110,9 @@ def _read_manifest(store: Store, found: list[Problem]) -> dict[str, Any] | None:
         found.append(Problem("manifest", f"cannot be read ({type(error).__name__})", MANIFEST))
         return None
     version = manifest.get("schema_version") if isinstance(manifest, dict) else None
-    if version != SCHEMA_VERSION:
-        what = f"is {version!r:.20}, this gazeprep reads {SCHEMA_VERSION}; lint with the gazeprep that built it"
+    if type(version) is not int or version not in SCHEMA_VERSIONS:
+        known = " and ".join(map(str, SCHEMA_VERSIONS))
+        what = f"is {version!r:.20}, this gazeprep reads {known}; lint with the gazeprep that built it"
         found.append(Problem("schema_version", what, MANIFEST))
         return None
     odd = MANIFEST_FIELDS ^ (manifest.keys() - ORIGIN_FIELDS)
@@ -138,9 +139,11 @@ def _recipe(manifest: dict[str, Any]) -> Recipe | None:
                 "maps": {"grid": [int(rows), int(cols)]},
                 "picture": {"resize": {"rule": str(rule)}, "format": "png" | "jpg" as image_format},
                 "alignment": dict(alignment),
-            }
+            } as sample
         }:
-            return Recipe(rows, cols, rule, image_format, canonical_json(alignment))
+            version = manifest["schema_version"]
+            if sample.get("prior", False) is (version == PRIOR_SCHEMA_VERSION):  # builds of before do not say it
+                return Recipe(rows, cols, rule, image_format, canonical_json(alignment), version)
     return None
 
 

@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 
 from gazeprep.build import counts_of
 from gazeprep.lint import INDEX, MANIFEST, REJECTED, leaks
-from gazeprep.schema import SCHEMA_VERSION
 from gazeprep.shards import INDEX_SCHEMA, KEY, REJECTED_SCHEMA, ShardFolder, json_bytes, parquet_bytes, table_facts
 from gazeprep.stores import LocalStore, Store, folder_appearing_whole, open_store
 
@@ -53,6 +52,8 @@ def merge(folders: Sequence[Path | str], out: Path, *, copy: bool = False) -> Me
     if len(folders) < 2:
         raise ValueError(f"{len(folders)} folders cannot be merged; give two or more")
     parts = [open_built(folder, f"folder {i} of {len(folders)}") for i, folder in enumerate(folders, start=1)]
+    for part in parts:
+        part.manifest["config"]["sample"].setdefault("prior", False)  # builds of before do not say it
     _check_recipes(parts)
     _check_keys(parts)
     _check_subjects(parts)
@@ -202,7 +203,7 @@ def _manifest(parts: Sequence[BuiltFolder]) -> dict[str, Any]:
     configs = [manifest["config"] for manifest in manifests]
     versions = [manifest["versions"] for manifest in manifests]
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": manifests[0]["schema_version"],
         "sources": sorted({source for manifest in manifests for source in manifest["sources"]}),
         "config": {name: _common([config.get(name) for config in configs]) for name in configs[0]},
         "versions": {

@@ -15,7 +15,6 @@ from gazeprep.known_answer import known_answer
 from gazeprep.pictures import Fixation, Picture, bare_map, fixations_drawn, map_picture, shrunk, webp, where_most
 from gazeprep.results import results_tables
 from gazeprep.scanpath_agreement import SIMILARITIES, ComparisonScores, ScanpathAgreement, scanpath_agreement
-from gazeprep.schema import SCHEMA_VERSION
 from gazeprep.shards import LoadedSample, ShardFolder
 from gazeprep.stores import appearing_whole, remove_abandoned
 from gazeprep.summary import Distribution, Histogram, Table, choose_cases, figure, marked, summarize
@@ -163,7 +162,7 @@ def report_page(folder: ShardFolder, config: ReportConfig) -> str:
         most_figures=MOST_FIGURES,
         cases=[case_view(folder.sample(key), config.redact) for key in choose_cases(folder, config.cases)],
         versions=folder.manifest["versions"],
-        schema_version=SCHEMA_VERSION,
+        schema_version=folder.manifest["schema_version"],
     )
 
 

@@ -12,6 +12,7 @@ from gazeprep.images import GrayImage, ImageFormat, Resize, encode, read_image, 
 from gazeprep.maps import render_batch
 from gazeprep.reports import Override, context, empty_sections
 from gazeprep.schema import (
+    PRIOR_SCHEMA_VERSION,
     SCHEMA_VERSION,
     BoolArray,
     Case,
@@ -19,6 +20,7 @@ from gazeprep.schema import (
     Fixations,
     FloatArray,
     InputError,
+    PriorContext,
     Recording,
     Rejected,
     Sentence,
@@ -69,12 +71,18 @@ class PictureConfig:
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """What a sample holds, beyond its inputs."""
+    """What a sample holds, beyond its inputs; prior: what the report of the subject's last study before says, too."""
 
     picture: PictureConfig = field(default_factory=PictureConfig)
     maps: MapConfig = field(default_factory=MapConfig)
     alignment: Alignment = field(default_factory=Alignment)
     filters: Filters = field(default_factory=Filters)
+    prior: bool = False
+
+    @property
+    def schema_version(self) -> int:
+        """The schema version of these samples."""
+        return PRIOR_SCHEMA_VERSION if self.prior else SCHEMA_VERSION
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,18 +116,29 @@ class Gaze:
         return np.asarray(self.maps.max(axis=(1, 2)) > 0)
 
 
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """What the reports say: that of the case's study, and that of the last study before; None where not asked for."""
+
+    own: Context
+    prior: PriorContext | None = None
+
+
 def make_sample(
-    case: Case, config: SampleConfig, override: Override | None = None, picture: Picture | None = None
+    case: Case, config: SampleConfig, overrides: Mapping[str, Override] | None = None, picture: Picture | None = None
 ) -> Sample | Rejected:
     """Load a case and pack it; an input that cannot be used comes back as Rejected with its reason.
 
-    `picture` is the case's stored picture from an earlier build, which spares decoding it again.
+    `overrides`: how a person sectioned reports, by study. `picture` is the case's stored picture from an earlier build,
+    which spares decoding it again.
     """
+    overrides = overrides or {}
     try:
         case = case if case.view_position else replace(case, view_position=view_position(case.image))
         picture = picture or stored_picture(read_image(case.image), config.picture)
         recording = case.reading.load() if case.reading is not None else None
-        text = case_context(case, override)
+        text = case_context(case, overrides.get(case.study_id))
+        prior = prior_context(case, overrides) if config.prior else None
         gaze = align(recording, picture.full_size, config) if recording is not None else None
         _check_size(case, picture)
     except InputError as error:
@@ -128,7 +147,7 @@ def make_sample(
         what = f"a source file of this case cannot be read ({type(error).__name__}); check it and its permissions"
         unreadable = InputError("source_unreadable", what)
         return Rejected.of(case, unreadable.reason, str(unreadable))
-    return pack(case, picture, text, gaze, config)
+    return pack(case, picture, Texts(text, prior), gaze, config)
 
 
 def _check_size(case: Case, picture: Picture) -> None:
@@ -173,6 +192,18 @@ def case_context(case: Case, override: Override | None) -> Context:
     if case.report is None:
         return case.context or Context()
     return context(read_report(case.report), override)
+
+
+def prior_context(case: Case, overrides: Mapping[str, Override]) -> PriorContext:
+    """Return what the report of the last study before the case's says; nothing where there is none."""
+    prior = case.prior
+    if prior is None:
+        return PriorContext()
+    try:
+        told = context(read_report(prior.report), overrides.get(prior.study_id)) if prior.report else Context()
+    except InputError as error:
+        raise InputError(error.reason, f"of the earlier study: {error}") from None
+    return PriorContext(prior.study_id, prior.days, told.findings, told.impression, told.last_paragraph)
 
 
 def align(recording: Recording, image_size: Size, config: SampleConfig) -> Gaze:
@@ -233,9 +264,9 @@ def _sigma_px(recording: Recording, fixations: Fixations, maps: MapConfig) -> fl
     return recording.sigma_px
 
 
-def pack(case: Case, picture: Picture, text: Context, gaze: Gaze | None, config: SampleConfig) -> Sample:
+def pack(case: Case, picture: Picture, texts: Texts, gaze: Gaze | None, config: SampleConfig) -> Sample:
     """Write a loaded case as the four members and the index row."""
-    record = sample_record(case, picture, text, gaze, config)
+    record = sample_record(case, picture, texts, gaze, config)
     if gaze is None:
         columns = gaze_member(Fixations.empty(), picture.full_size, (), (), ())
         maps = np.zeros((1, *config.maps.grid), dtype=np.float32)
@@ -249,7 +280,7 @@ def pack(case: Case, picture: Picture, text: Context, gaze: Gaze | None, config:
         "json": json_member(record),
     }
     wordless = gaze is not None and not gaze.recording.words
-    empty = (*empty_sections(text), *(["words"] if wordless else []))
+    empty = (*empty_sections(texts.own), *(["words"] if wordless else []))
     return Sample(case.key, config.picture.format, members, index_row(case, gaze), empty)
 
 
@@ -274,12 +305,12 @@ def index_row(case: Case, gaze: Gaze | None) -> dict[str, Any]:
 
 
 def sample_record(
-    case: Case, picture: Picture, text: Context, gaze: Gaze | None, config: SampleConfig
+    case: Case, picture: Picture, texts: Texts, gaze: Gaze | None, config: SampleConfig
 ) -> dict[str, Any]:
     """Return the record of <key>.json: the same keys and types in every sample, nothing null, nothing empty."""
     row = index_row(case, gaze)
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": config.schema_version,
         "key": case.key,
         "dataset": case.dataset,
         "dicom_id": case.dicom_id,
@@ -290,7 +321,8 @@ def sample_record(
         "split_origin": case.split_origin,
         "view_position": case.view_position,
         "synthetic": case.synthetic,
-        **asdict(text),
+        **asdict(texts.own),
+        **(asdict(texts.prior) if texts.prior is not None else {}),
         "labels": case.labels,
         "has_gaze": row["has_gaze"],
         "transcript": gaze.recording.transcript if gaze is not None else "",

@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 SCHEMA_VERSION = 1
+PRIOR_SCHEMA_VERSION = 2  # with the fields of an earlier study: a build writes them where sample.prior asks for them
+SCHEMA_VERSIONS = (SCHEMA_VERSION, PRIOR_SCHEMA_VERSION)
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -255,6 +257,20 @@ class Context:
 
 
 @dataclass(frozen=True)
+class PriorContext:
+    """What the report of the last study before says, as fields of a sample; "" and -1 where there is none.
+
+    prior_days: from its begin to this one's.
+    """
+
+    prior_study: str = ""
+    prior_days: float = -1.0
+    prior_findings: str = ""
+    prior_impression: str = ""
+    prior_last_paragraph: str = ""
+
+
+@dataclass(frozen=True)
 class ImageRef:
     """Where an image lies: `path` relative to `root`, read as `kind` ("dicom" or "raster")."""
 
@@ -271,6 +287,15 @@ class ReportRef:
     root: str
     path: str
     member: str = ""
+
+
+@dataclass(frozen=True)
+class PriorStudy:
+    """The last study of the same subject before another: how many days before, and its report, None without one."""
+
+    study_id: str
+    days: float
+    report: ReportRef | None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -343,6 +368,7 @@ class Case:
     image_size: Size | None  # as the tables state it
     reading: Reading | None
     report: ReportRef | None
+    prior: PriorStudy | None = None  # where it is asked for
     context: Context | None  # the source's own, used where there is no report
     labels: dict[str, int]
     synthetic: bool

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from gazeprep.fixations import on_image
 from gazeprep.schema import (
     FIXATION_COLUMNS,
-    SCHEMA_VERSION,
+    SCHEMA_VERSIONS,
     SENTENCE_COLUMNS,
     SPLITS,
     WORD_COLUMNS,
@@ -258,10 +258,9 @@ class ShardFolder:
             )
         self.manifest: dict[str, Any] = _read_manifest(self._store)
         version = self.manifest.get("schema_version")
-        if version != SCHEMA_VERSION:
-            raise ValueError(
-                f"the shards have schema version {version}, this gazeprep reads {SCHEMA_VERSION}; build them again"
-            )
+        if version not in SCHEMA_VERSIONS:
+            known = " and ".join(map(str, SCHEMA_VERSIONS))
+            raise ValueError(f"the shards have schema version {version}, this gazeprep reads {known}; build them again")
         _check_age("dataset.json", LISTED, self.manifest)
         self.index: Any = _read_index(self._store, self.manifest).set_index("key", drop=False)
 

@@ -23,6 +23,7 @@ from gazeprep.build import BuildConfig
 from gazeprep.cli import main
 from gazeprep.fixations import Filters
 from gazeprep.lint import lint
+from gazeprep.schema import PriorContext
 from gazeprep.shards import INDEX_SCHEMA, REJECTED_SCHEMA, ShardFolder, sha256_of
 from gazeprep.transcripts import Alignment
 
@@ -96,6 +97,10 @@ def test_every_json_key_is_described(example):
     folder = ShardFolder(example / "out/eyes")
     for key in folder.index["key"]:
         assert_described("The json", folder.sample(key).record)
+
+
+def test_every_field_of_an_earlier_study_is_described():
+    assert_described("Earlier studies", [one.name for one in fields(PriorContext)])
 
 
 def test_every_npz_column_is_described(example):

@@ -295,6 +295,7 @@ def test_members_out_of_order(out, row):
 @pytest.mark.parametrize(
     "changes",
     [
+        {"schema_version": 3},
         {"schema_version": 2},
         {"extra": 1},
         {"image_width_px": "640"},
@@ -456,7 +457,7 @@ def test_a_folder_that_hides_what_is_synthetic(out):
 
 
 def test_another_schema_version(out):
-    edit_manifest(out, lambda manifest: manifest.update(schema_version=2))
+    edit_manifest(out, lambda manifest: manifest.update(schema_version=3))
     assert found(out) == {("schema_version", "dataset.json", "")}
 
 

@@ -173,8 +173,8 @@ def test_another_recipe_is_refused_with_both_values(builds, tmp_path):
 def test_another_schema_version_is_refused(builds, tmp_path):
     other = Path(shutil.copytree(builds[1], tmp_path / "other"))
     manifest = json.loads((other / "dataset.json").read_text())
-    (other / "dataset.json").write_text(json.dumps(manifest | {"schema_version": 2}))
-    with pytest.raises(ValueError, match="folder 2 of 2: the shards have schema version 2, this gazeprep reads 1"):
+    (other / "dataset.json").write_text(json.dumps(manifest | {"schema_version": 3}))
+    with pytest.raises(ValueError, match="folder 2 of 2: the shards have schema version 3, this gazeprep reads 1 and 2"):
         merge([builds[0], other], tmp_path / "out")
 
 

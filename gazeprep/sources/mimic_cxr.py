@@ -21,12 +21,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from gazeprep.priors import DAY_MS, Priors, last_before
 from gazeprep.remote_paths import RemotePath, file_version, located
 from gazeprep.reports import Override
 from gazeprep.schema import (
     CHEXPERT_LABELS,
     LABEL_ABSENT,
     SPLITS,
+    FloatArray,
     ImageRef,
     InputError,
     ReportRef,
@@ -72,6 +74,8 @@ _RELEASE_FOLDERS = tuple(
     for name in ("2.*", "mimic-cxr*", "mimic-cxr*/2.*")
 )
 IDS = ["dicom_id", "subject_id", "study_id"]
+_DATES = ("StudyDate", "StudyTime")
+_EPOCH = pd.Timestamp("1970-01-01")
 _IMAGE_KINDS: dict[str, ImageKind] = {".dcm": "dicom", ".jpg": "jpg"}
 
 
@@ -96,6 +100,7 @@ class MimicCxr:
     split_of_dicom: dict[str, Split]
     split_of_subject: dict[str, Split]
     overrides: dict[str, Override]  # by study
+    priors: Priors | None  # None where they were not asked for
     absent_tables: tuple[str, ...]
     _find_report: Callable[[str, str], ReportRef | None] = field(repr=False)
     _label_row_of_study: dict[str, int] = field(repr=False)
@@ -156,13 +161,15 @@ def open_mimic(
     overrides: Path | None = None,
     prefer: ImageKind = "dicom",
     labels: LabelTable = "chexpert",
+    prior: bool = False,
 ) -> MimicCxr:
     """Open a MIMIC-CXR folder, a MIMIC-CXR-JPG folder, or both.
 
     `prefer` says which file stands for an image that is there as both. `overrides` is a csv table
-    `study_id, section, start, end` of the reports that a person sectioned (see `reports.Override`).
+    `study_id, section, start, end` of the reports that a person sectioned (see `reports.Override`). `prior`: find each
+    study's last one before, by the metadata table's dates and times.
     Raises InputError: wrong_folder, file_missing, unreadable_table, wrong_columns, bad_id, bad_number,
-    bad_size, duplicate_id, table_conflict, bad_split, split_leak, bad_label, bad_override.
+    bad_size, bad_date, duplicate_id, table_conflict, bad_split, split_leak, bad_label, bad_override.
     """
     roots = _checked_roots(dicom_root, jpg_root)
     if labels != "chexpert" and not _find_table(roots, _LABELS[labels]):
@@ -179,6 +186,7 @@ def open_mimic(
         lambda ids: _image_files(roots, ids, prefer),
         _ReleaseReports(roots).find,
         overrides=overrides,
+        prior=prior,
         ids_on_disk=lambda: _ids_on_disk(roots),
     )
 
@@ -200,6 +208,7 @@ def read_mimic(
     find_report: Callable[[str, str], ReportRef | None],
     *,
     overrides: Path | None,
+    prior: bool,
     ids_on_disk: Callable[[], pd.DataFrame],
 ) -> MimicCxr:
     """Read the tables and find the files of a layout of MIMIC-CXR.
@@ -207,7 +216,13 @@ def read_mimic(
     `find_images` gives the files of a table of ids, by study path and dicom id. `find_report` is asked with study and
     subject. `ids_on_disk` lists the images where no table does. Raises InputError as `open_mimic` does.
     """
-    metadata = _metadata(paths.metadata)
+    if prior and not paths.metadata:
+        raise InputError(
+            "file_missing",
+            f"sample.prior needs the dates of MIMIC's metadata table, {_METADATA}.gz of MIMIC-CXR-JPG; add it, or "
+            "leave sample.prior out",
+        )
+    metadata = _metadata(paths.metadata, _DATES if prior else ())
     split_table = _split_table(paths.split)
     split_of_subject = _split_of_subject(split_table)
     ids = _listed_ids([metadata, _read_ids(paths.records, "MIMIC cxr-record-list", [], []), split_table], ids_on_disk)
@@ -224,6 +239,7 @@ def read_mimic(
         split_of_dicom=split_of_dicom,
         split_of_subject=split_of_subject,
         overrides={} if overrides is None else _overrides(overrides),
+        priors=last_before(ids.assign(began_ms=ids["dicom_id"].map(metadata["began_ms"]))) if prior else None,
         _find_report=find_report,
         _label_row_of_study=row_of_study,
         _labels=label_values,
@@ -424,9 +440,9 @@ def _check_unique(ids: pd.Series, kind: str) -> None:
         )
 
 
-def _metadata(paths: Sequence[Path]) -> pd.DataFrame:
+def _metadata(paths: Sequence[Path], dates: Sequence[str]) -> pd.DataFrame:
     kind = "MIMIC metadata table"
-    table = _read_ids(paths, kind, ["ViewPosition"], ["Rows", "Columns"])
+    table = _read_ids(paths, kind, ["ViewPosition", *dates], ["Rows", "Columns"])
     table["ViewPosition"] = table["ViewPosition"].str.strip()
     for column in ("Rows", "Columns"):
         if column not in table:
@@ -438,7 +454,22 @@ def _metadata(paths: Sequence[Path]) -> pd.DataFrame:
             what = "is not a number of pixels; download the table again"
             raise _bad_cell("bad_size", kind, column, bad, what)
         table[column] = values
-    return table
+    return table.assign(began_ms=_began_ms(table, kind)) if dates else table
+
+
+def _began_ms(table: pd.DataFrame, kind: str) -> FloatArray:
+    """Return when each image's study began (rows,), in ms since 1970; NaN without a date or a time."""
+    date, clock = (numbers(table, column, kind=kind, empty=np.nan) for column in _DATES)
+    digits = np.where((date >= 1e7) & (date < 1e8), date, 0)
+    day = pd.to_datetime(pd.Series(digits.astype(np.int64)).astype(str), format="%Y%m%d", errors="coerce")
+    hours, minutes, seconds = clock // 10_000, clock // 100 % 100, clock % 100
+    bad_day = np.isfinite(date) & (day.isna().to_numpy() | (date != np.floor(date)))
+    bad_clock = (clock < 0) | (hours > 23) | (minutes > 59) | (seconds >= 61)  # DICOM knows leap seconds
+    for column, bad, form in (("StudyDate", bad_day, "day YYYYMMDD"), ("StudyTime", bad_clock, "time HHMMSS.fff")):
+        if bad.any():
+            raise _bad_cell("bad_date", kind, column, bad, f"is no {form}; download the table again")
+    days = ((day - _EPOCH) / pd.Timedelta(days=1)).to_numpy(dtype=np.float64)
+    return np.asarray(days * DAY_MS + np.round(((hours * 60 + minutes) * 60 + seconds) * 1000))
 
 
 def _split_table(paths: Sequence[Path]) -> pd.DataFrame:

@@ -42,7 +42,9 @@ class MimicEye:
     dropped_rows: dict[str, int]
 
 
-def open_mimic_eye(root: Path, *, overrides: Path | None = None, labels: LabelTable = "chexpert") -> MimicEye:
+def open_mimic_eye(
+    root: Path, *, overrides: Path | None = None, labels: LabelTable = "chexpert", prior: bool = False
+) -> MimicEye:
     """List the readings and images of a MIMIC-Eye folder; raises InputError as the readers of its parts do."""
     patients = _patients(root)
     synthetic = folder_is_synthetic(root)
@@ -58,7 +60,7 @@ def open_mimic_eye(root: Path, *, overrides: Path | None = None, labels: LabelTa
                 images_only, lambda subject: _eye_gaze(root, subject), source=_in(egd.SOURCE), synthetic=synthetic
             ),
         ),
-        mimic=_open_images(root, patients, overrides, labels),
+        mimic=_open_images(root, patients, overrides, labels, prior=prior),
         dropped_rows=dropped,
     )
 
@@ -144,7 +146,9 @@ class _PatientReports:
         return ReportRef(str(self.root), path) if (self.root / path).exists() else None
 
 
-def _open_images(root: Path, patients: list[Path], overrides: Path | None, labels: LabelTable) -> MimicCxr:
+def _open_images(
+    root: Path, patients: list[Path], overrides: Path | None, labels: LabelTable, *, prior: bool
+) -> MimicCxr:
     if labels not in LABEL_FILES:
         raise InputError(
             "file_missing", f"MIMIC-Eye has no {labels} label table; choose one of {', '.join(LABEL_FILES)}"
@@ -160,6 +164,7 @@ def _open_images(root: Path, patients: list[Path], overrides: Path | None, label
         lambda _: _image_files(patients),
         _PatientReports(root).find,
         overrides=overrides,
+        prior=prior,
         ids_on_disk=functools.partial(_ids_on_disk, patients),
     )
 
