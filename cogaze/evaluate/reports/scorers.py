@@ -16,15 +16,16 @@ from cogaze.evaluate.metrics import FloatArray
 from cogaze.evaluate.results import Figure
 from cogaze.evaluate.scores import Intervals
 
-Beside = Literal["shuffled", "commonest"]
+Beside = Literal["shuffled", "commonest", "ceiling"]
 
 
 @dataclass(frozen=True, eq=False)
 class Reports:
     """N generated texts, each beside the reference that was written about the same study.
 
-    keys: pseudonymous, unique. references: never "". texts: "" where nothing was said. groups (N,): the subject, else
-    study, else the report itself, whose rows stay together in a resample. Raises ValueError where the lengths differ.
+    keys: pseudonymous, unique. references: "" where there is none; a scorer is given no such row. texts: "" where
+    nothing was said. groups (N,): the subject, else study, else the report itself, whose rows stay together in a
+    resample. Raises ValueError where the lengths differ.
     """
 
     keys: tuple[str, ...]
@@ -41,6 +42,15 @@ class Reports:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def take(self, rows: Sequence[int] | npt.NDArray[np.integer]) -> "Reports":
+        """Keep some rows, in this order."""
+        return Reports(
+            tuple(self.keys[row] for row in rows),
+            tuple(self.references[row] for row in rows),
+            tuple(self.texts[row] for row in rows),
+            self.groups[np.asarray(rows, dtype=np.int64)],
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +69,9 @@ class Scored:
 class Scorer(Protocol):
     """One kind of score.
 
-    name: its heading in the results. beside: what it is run on a second time, to say what its figures have to beat:
-    the texts of other subjects' reports ("shuffled"), the most frequent reference as everyone's text ("commonest").
-    A scorer may put further baselines into its figures itself.
+    name: its heading in the results. beside: other texts that it is run on too, to say what its figures have to beat:
+    the generated texts of other subjects ("shuffled"), the most frequent reference for everyone ("commonest"), each
+    reference itself ("ceiling"). A scorer may put further baselines into its figures itself.
     """
 
     @property
