@@ -178,7 +178,7 @@ def _dotted(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _save_main(folder: Path, weights: dict[str, Any], moments: dict[str, Any], trained: Trained) -> None:
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / "model.safetensors")
+    save_file(apart(weights), folder / "model.safetensors")
     flat = {
         f"{parameter}|{moment}": tensor.contiguous()
         for parameter, state in moments["state"].items()
@@ -187,6 +187,16 @@ def _save_main(folder: Path, weights: dict[str, Any], moments: dict[str, Any], t
     save_file(flat, folder / "optimizer.safetensors")
     if trained.average is not None:
         save_file(trained.average.shadow, folder / "average.safetensors")
+
+
+def apart(weights: dict[str, Any]) -> dict[str, Tensor]:
+    """Return weights of which none shares memory with another, as safetensors asks; tied ones are copied."""
+    found: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in weights.items():
+        found[name] = tensor.clone() if tensor.data_ptr() in places else tensor.contiguous()
+        places.add(tensor.data_ptr())
+    return found
 
 
 def _save_state(

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
@@ -14,11 +14,15 @@ from cogaze.data.collate import CollateConfig, TextConfig
 from cogaze.data.dataset import BESIDE, DatasetConfig
 from cogaze.data.loader import WorkerConfig
 from cogaze.data.plan import PlanConfig
+from cogaze.data.targets import TargetConfig
 from cogaze.data.transforms import ViewConfig
-from cogaze.objectives import CoGazeWeights, EgmaWeights, Weights
+from cogaze.models.decoder import Start
+from cogaze.models.report import Frozen
+from cogaze.objectives import CoGazeWeights, EgmaWeights, ReportWeights, Weights
 from cogaze.optim import OptimConfig
+from gazeprep.shards import sha256_of
 
-Method = Literal["cogaze", "egma"]
+Method = Literal["cogaze", "egma", "report"]
 MODEL_LEAST = {
     **dict.fromkeys(("hidden_size", "projector_hidden_size", "perceiver_depth", "perceiver_latents"), 1),
     **dict.fromkeys(("perceiver_heads", "perceiver_dim_head", "averaged_layers"), 1),
@@ -44,6 +48,8 @@ class TowerConfig:
     tuned_blocks: int = 0
     hidden_size: int = 512
     mask_padding: bool = True
+
+    names: ClassVar[tuple[str, ...]] = ("vision", "text", "tokenizer")  # fields that may be folders
 
     def __post_init__(self) -> None:
         for name, least in MODEL_LEAST.items():
@@ -212,6 +218,57 @@ class EgmaRun(RunConfig):
         self._require("egma", "all")
 
 
+DecoderKind = Literal["cross_attention", "llm"]
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The language model that writes: a folder, or a name on a hub.
+
+    kind: "cross_attention" is a GPT-2 whose blocks attend over the latents of image and context, with the tokenizer of
+    the pretrained model. start: "random" takes nothing of a GPT-2 but its sizes, as published.
+    """
+
+    kind: DecoderKind = "cross_attention"
+    name: str = "distilgpt2"
+    start: Start = "pretrained"
+
+
+@dataclass(frozen=True)
+class ReportModelConfig(TowerConfig):
+    """A pretrained CoGaze, in the folder that a run exported, and a decoder.
+
+    encoder_sha256: of the folder's weights, by which a run that goes on knows them. frozen: "tower" trains all but the
+    vision tower, as published for GPT-2; "encoder" the decoder alone.
+    """
+
+    encoder: str = ""
+    encoder_sha256: str = ""
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    frozen: Frozen = "tower"
+
+    names: ClassVar[tuple[str, ...]] = ("tokenizer", "encoder")
+
+
+@dataclass(frozen=True)
+class ReportRun(RunConfig):
+    """A run that learns to write reports; made by cogaze.report_run, which takes prompts and view from the encoder."""
+
+    method: Method = "report"
+    model: ReportModelConfig = field(default_factory=ReportModelConfig)
+    target: TargetConfig = field(default_factory=TargetConfig)
+    objective: ReportWeights = field(default_factory=ReportWeights)
+
+    def resolved(self) -> dict[str, Any]:
+        """Return everything that a run's numbers depend on: weights and texts by their hash, not by their place."""
+        values = super().resolved()
+        for name in ("tokenizer", "encoder"):
+            values["model"][name] = ""
+        if self.target.table:
+            values["target"]["table"] = sha256_of(Path(self.target.table))
+        return values
+
+
 KINDS: dict[str, type[RunConfig]] = {"cogaze": CoGazeRun, "egma": EgmaRun}
 
 
@@ -236,20 +293,29 @@ def from_options(parser: ArgumentParser, options: Namespace) -> RunConfig:
 
 
 def _method_of(arguments: Sequence[str]) -> str:
-    """Look for the method alone, in the options and then in the files that they name; the parser judges the rest."""
+    return str(option_of(arguments, "method") or "cogaze")
+
+
+def option_of(arguments: Sequence[str], name: str) -> Any:
+    """Look for one option, or for a section, in arguments and then in the YAML files that they name; None for none.
+
+    A parser that has yet to be chosen judges what it says, and the rest.
+    """
     look = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    look.add_argument("--method")
+    look.add_argument(f"--{name}", dest="asked")
     look.add_argument("--config", action="append", default=[])
-    found, _ = look.parse_known_args(arguments)
-    return str(found.method or next((method for method in map(_said, reversed(found.config)) if method), "cogaze"))
+    found, rest = look.parse_known_args(arguments)
+    inside = [one for one in rest if one.startswith(f"--{name}.")]
+    said = (_said(path, name) for path in reversed(found.config))
+    return found.asked or (inside[0] if inside else None) or next((value for value in said if value), None)
 
 
-def _said(path: str) -> Any:
+def _said(path: str, name: str) -> Any:
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return None
-    return values.get("method") if isinstance(values, dict) else None
+    return values.get(name) if isinstance(values, dict) else None
 
 
 def _plain(value: Any) -> Any:

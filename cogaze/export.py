@@ -27,7 +27,7 @@ def export(run: Run, folder: Path, position: Position, results: Mapping[str, flo
         unfinished = hidden(folder)
         shutil.rmtree(unfinished, ignore_errors=True)
         run.model.save_pretrained(unfinished, state_dict=weights | (average.shadow if average is not None else {}))
-        run.tokenizer.save_pretrained(unfinished)
+        run.collate.save_pretrained(unfinished)
         said = _public_config(run)
         (unfinished / RUN).write_text(json.dumps(said, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         (unfinished / "README.md").write_text(model_card(_facts(run, position, results)), encoding="utf-8")
@@ -71,5 +71,5 @@ def _facts(run: Run, position: Position, results: Mapping[str, float]) -> Facts:
 
 def _public_config(run: Run) -> dict[str, Any]:
     config = run.config.resolved()
-    towers = {name: public_name(config["model"][name]) for name in ("vision", "text", "tokenizer")}
+    towers = {name: public_name(config["model"][name]) for name in run.config.model.names}
     return {**config, "model": {**config["model"], **towers}}

@@ -1,28 +1,54 @@
-"""What is CoGaze's and what EGMA's: model, special tokens, losses. The rest of a run asks here, and knows neither."""
+"""What is CoGaze's, EGMA's and report writing's: model, tokens, data, losses. The rest of a run knows none of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
-from cogaze.config import CoGazeRun, EgmaRun, RunConfig
-from cogaze.data.collate import PUBLISHED_TOKENS, ROLES, count_positives
+from cogaze.config import CoGazeRun, EgmaRun, ReportRun, RunConfig
+from cogaze.data.collate import PUBLISHED_TOKENS, ROLES, Collate, count_positives
 from cogaze.data.dataset import SampleTable
+from cogaze.data.lines import PlainScript, ReportCollate
 from cogaze.data.plan import gaze_choice
+from cogaze.data.targets import read_targets
 from cogaze.losses.labels import class_balanced_weights
 from cogaze.models.cogaze import CoGazeModel, build_cogaze
+from cogaze.models.decoder import build_cross_attention
 from cogaze.models.egma import EgmaModel, build_egma
 from cogaze.models.pretrained import TwoTowerModel
+from cogaze.models.report import ReportModel, new_report_model
 from cogaze.models.text import Vocabulary
-from cogaze.objectives import CoGazeObjective, EgmaObjective, Objective
+from cogaze.objectives import CoGazeObjective, EgmaObjective, Objective, ReportObjective
 from gazeprep.schema import CHEXPERT_LABELS
+
+Tables = dict[str, SampleTable]
+
+
+class Reading(NamedTuple):
+    """The samples that a run learns from and is validated on, by split, and what makes batches of them."""
+
+    tables: Tables
+    collate: Collate
+
+
+class Build(Protocol):
+    """Makes a run's model; grown: its tokenizer was given tokens that the text tower does not know."""
+
+    def __call__(self, config: Any, tokenizer: PreTrainedTokenizerBase, *, grown: bool) -> TwoTowerModel:
+        """Return the model, ready to be trained."""
+
+
+def all_samples(config: RunConfig, tables: Tables, tokenizer: PreTrainedTokenizerBase) -> Reading:
+    """Learn from every sample."""
+    return Reading(tables, Collate(tokenizer, config.collate))
 
 
 @dataclass(frozen=True)
 class MethodParts:
-    """A method: its name and paper, its model, the special tokens its tokenizer needs, its losses.
+    """A method: its name and paper, its model, the special tokens its tokenizer needs, its data, its losses.
 
     objective: made of a run's config, the table of its training samples and the device.
     """
@@ -31,9 +57,10 @@ class MethodParts:
     about: str
     paper: str
     model: type[TwoTowerModel]
-    build: Callable[..., TwoTowerModel]
+    build: Build
     tokens: tuple[str, ...]
     objective: Callable[[Any, SampleTable, torch.device], Objective]
+    reading: Callable[[Any, Tables, PreTrainedTokenizerBase], Reading] = all_samples
 
 
 def parts_of(config: RunConfig) -> MethodParts:
@@ -41,16 +68,23 @@ def parts_of(config: RunConfig) -> MethodParts:
     return METHODS[config.method]
 
 
-def build_model(config: RunConfig, vocabulary: Vocabulary | None) -> TwoTowerModel:
-    """Build a run's model from its towers."""
-    return parts_of(config).build(
-        config.model.vision,
-        config.model.text,
-        text_layers=config.model.text_layers or None,
-        vocabulary=vocabulary,
-        image_size=config.data.view.size_px,
-        **config.model.sizes(),
-    )
+def of_towers(build: Callable[..., TwoTowerModel]) -> Build:
+    """Return what builds a model of two towers."""
+
+    def made(config: RunConfig, tokenizer: PreTrainedTokenizerBase, *, grown: bool) -> TwoTowerModel:
+        return build(
+            config.model.vision,
+            config.model.text,
+            text_layers=config.model.text_layers or None,
+            vocabulary=Vocabulary.of(tokenizer) if grown or config.model.tokenizer else None,
+            image_size=config.data.view.size_px,
+            **config.model.sizes(),
+        )
+
+    return made
+
+
+# --- CoGaze
 
 
 def _cogaze_objective(config: CoGazeRun, table: SampleTable, device: torch.device) -> CoGazeObjective:
@@ -65,18 +99,44 @@ def _class_weights(config: CoGazeRun, table: SampleTable) -> Tensor:
     return class_balanced_weights(positives, config.objective.class_beta)
 
 
+# --- EGMA
+
+
 def _egma_objective(config: EgmaRun, table: SampleTable, device: torch.device) -> EgmaObjective:
     columns = table.plan_columns()
     return EgmaObjective(config.objective, int((columns.has_gaze & gaze_choice(columns, config.plan)).sum()))
 
 
-METHODS = {
+# --- reports
+
+
+def _build_report(config: ReportRun, tokenizer: PreTrainedTokenizerBase, *, grown: bool) -> ReportModel:
+    if grown:
+        raise ValueError("the pretrained model's tokenizer lacks special tokens; give the whole folder of a run")
+    encoder = CoGazeModel.from_pretrained(config.model.encoder)
+    decoder = config.model.decoder
+    made = build_cross_attention(decoder.name, tokenizer, encoder.config.hidden_size, decoder.start)
+    return new_report_model(encoder, made, config.model.frozen)
+
+
+def _report_reading(config: ReportRun, tables: Tables, tokenizer: PreTrainedTokenizerBase) -> Reading:
+    targets = {split: read_targets(config.shards, table, config.target) for split, table in tables.items()}
+    script = PlainScript(tokenizer, config.target.max_tokens)
+    collate = ReportCollate(tokenizer, config.collate, list(targets.values()), script)
+    return Reading({split: one.table for split, one in targets.items()}, collate)
+
+
+def _report_objective(config: ReportRun, _table: SampleTable, _device: torch.device) -> ReportObjective:
+    return ReportObjective(config.objective)
+
+
+METHODS: Mapping[str, MethodParts] = {
     "cogaze": MethodParts(
         title="CoGaze",
         about="pretrained with clinical context and gaze",
         paper="arXiv 2603.26049",
         model=CoGazeModel,
-        build=build_cogaze,
+        build=of_towers(build_cogaze),
         tokens=PUBLISHED_TOKENS,
         objective=_cogaze_objective,
     ),
@@ -85,8 +145,18 @@ METHODS = {
         about="pretrained with reports and gaze",
         paper="arXiv 2403.12416",
         model=EgmaModel,
-        build=build_egma,
+        build=of_towers(build_egma),
         tokens=tuple(ROLES.values()),
         objective=_egma_objective,
+    ),
+    "report": MethodParts(
+        title="CoGaze, writing reports",
+        about="with a decoder that writes reports from images in the light of clinical context",
+        paper="arXiv 2603.26049",
+        model=ReportModel,
+        build=_build_report,
+        tokens=PUBLISHED_TOKENS,
+        objective=_report_objective,
+        reading=_report_reading,
     ),
 }

@@ -9,13 +9,16 @@ import torch
 from torch import Tensor
 
 from cogaze.data.collate import Batch
+from cogaze.data.lines import ReportBatch
 from cogaze.losses.contrastive import multi_positive_loss_sum
 from cogaze.losses.egma import batch_contrastive_sum, cross_modal_mapping_sum, gaze_mlce_sum
 from cogaze.losses.gaze import soft_gaze_loss_sum
 from cogaze.losses.labels import class_balanced_bce_sum
 from cogaze.losses.sums import LossSum
+from cogaze.losses.words import IGNORED, token_nll_sum
 from cogaze.models.cogaze import CoGazeOutput
 from cogaze.models.egma import EgmaOutput
+from cogaze.models.report import ReportOutput
 from gazeprep.schema import CHEXPERT_LABELS
 
 ALIGN = "align"
@@ -27,8 +30,10 @@ class Objective(Protocol):
     """The losses of a method: the loop sums, weighs and carries them back, and knows nothing else of it.
 
     The contrastive loss, named ALIGN, sees a whole global batch, in several micro-batches or one; the others add up
-    over micro-batches.
+    over micro-batches. Where `contrasts` is False there is none, and nobody asks for embeddings.
     """
+
+    contrasts: ClassVar[bool]
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -121,6 +126,7 @@ class CoGazeWeights(Weights):
 class CoGazeObjective:
     """CoGaze's losses: images and reports of a study, sentences and gaze, diseases; class_weights (14,)."""
 
+    contrasts: ClassVar[bool] = True
     config: CoGazeWeights
     class_weights: Tensor
 
@@ -219,6 +225,7 @@ class EgmaWeights(Weights):
 class EgmaObjective:
     """EGMA's losses: images and texts, sentences and gaze, patches and sentences mapped onto each other."""
 
+    contrasts: ClassVar[bool] = True
     config: EgmaWeights
     with_gaze: int
 
@@ -289,3 +296,53 @@ def peak_scaled(heatmap: Tensor, least: float) -> Tensor:
     """Scale maps (S, P) to a maximum of 1 each, and what is then below `least` to 0; a map of 0 stays one."""
     scaled = heatmap / heatmap.amax(dim=1, keepdim=True).clamp(min=torch.finfo(heatmap.dtype).tiny)
     return scaled.where(scaled >= least, 0.0)
+
+
+# --- reports
+
+
+@dataclass(frozen=True)
+class ReportWeights(Weights):
+    """The weight of the one loss of writing."""
+
+    losses = ("words",)
+
+    words: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class ReportObjective:
+    """How unlikely each token of a report was under teacher forcing, the mean over all tokens of a global batch."""
+
+    contrasts: ClassVar[bool] = False
+    config: ReportWeights
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """The weight of the one loss."""
+        return self.config.weights()
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Count the tokens that are to be said."""
+        assert isinstance(batch, ReportBatch)
+        return {"words": (batch.target_labels != IGNORED).sum().float()}
+
+    def losses(self, output: ReportOutput, batch: Batch) -> dict[str, LossSum]:
+        """Sum the negative log likelihood of the tokens."""
+        assert isinstance(batch, ReportBatch)
+        return {"words": token_nll_sum(output.logits, batch.target_labels)}
+
+    def embeddings(self, output: ReportOutput) -> Embeddings:
+        """Nothing is contrasted."""
+        return {}
+
+    def aligned(self, seen: Sequence[Embeddings], window: Sequence[Batch]) -> LossSum:
+        """Nothing is contrasted."""
+        raise AssertionError("there is no contrastive loss")
+
+    def scores(self, output: ReportOutput) -> None:
+        """No diseases are scored."""
+
+    def remarks(self) -> list[str]:
+        """Nothing to say."""
+        return []

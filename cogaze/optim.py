@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+DECODER = "decoder."  # what the names of a decoder's parameters begin with
+
 
 @dataclass(frozen=True)
 class OptimConfig:
@@ -18,10 +20,11 @@ class OptimConfig:
     schedule: "plateau" multiplies the rate by plateau_factor after plateau_patience validations without a lower
     loss; "cosine" warms up over warmup_share of all steps and falls to 0; "constant". clip_norm: largest gradient
     norm, 0 for none. ema_decay: of the moving average of weights, which is then what is validated and exported, 0 for
-    none.
+    none. decoder_times: what multiplies the rate of a decoder that writes reports.
     """
 
     lr: float = 5e-5
+    decoder_times: float = 1.0
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
     clip_norm: float = 1.0
@@ -32,8 +35,9 @@ class OptimConfig:
     ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise ValueError(f"optim.lr is {self.lr}, must be positive")
+        for name in ("lr", "decoder_times"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise ValueError(f"optim.{name} is {getattr(self, name)}, must be positive")
         for name in ("ema_decay", "warmup_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"optim.{name} is {getattr(self, name)}, must be at least 0 and below 1")
@@ -48,14 +52,25 @@ class OptimConfig:
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """Return AdamW over the parameters that are trained; matrices decay, vectors and scalars do not."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     if not trained:
         raise ValueError("the model has no parameter to train; unfreeze a tower")
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr, betas=config.betas)
+    groups = []
+    for decodes, times in ((False, 1.0), (True, config.decoder_times)):
+        own = [parameter for name, parameter in trained if name.startswith(DECODER) == decodes]
+        groups += [
+            {"params": [p for p in own if p.ndim >= 2], "weight_decay": config.weight_decay, "times": times},
+            {"params": [p for p in own if p.ndim < 2], "weight_decay": 0.0, "times": times},
+        ]
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr, betas=config.betas)
+    set_rate(optimizer, config.lr)
+    return optimizer
+
+
+def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give each group of parameters its multiple of a rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("times", 1.0)
 
 
 class Schedule:
@@ -72,7 +87,8 @@ class Schedule:
     @property
     def lr(self) -> float:
         """The rate of the next step."""
-        return float(self._optimizer.param_groups[0]["lr"])
+        first = self._optimizer.param_groups[0]
+        return float(first["lr"] / first.get("times", 1.0))
 
     def step(self) -> None:
         """Count one optimizer step."""
@@ -105,8 +121,7 @@ class Schedule:
             self._set(self._config.lr * share)
 
     def _set(self, lr: float) -> None:
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
+        set_rate(self._optimizer, lr)
 
 
 def cosine_share(step: int, total: int, warmup_share: float) -> float:

@@ -20,9 +20,8 @@ from cogaze.data.dataset import SampleTable, ShardDataset, read_table
 from cogaze.data.loader import Stream
 from cogaze.data.plan import Share
 from cogaze.frozen import stored_tokens
-from cogaze.methods import build_model, parts_of
+from cogaze.methods import parts_of
 from cogaze.models.pretrained import TwoTowerModel
-from cogaze.models.text import Vocabulary
 from cogaze.objectives import Objective
 from cogaze.optim import MovingAverage, Schedule, build_optimizer
 
@@ -40,7 +39,7 @@ class Run:
     train: Stream
     validation: Stream | None
     objective: Objective
-    tokenizer: PreTrainedTokenizerBase
+    collate: Collate
     total_steps: int
 
     def identity(self) -> dict[str, Any]:
@@ -57,17 +56,18 @@ class Run:
 
 def prepare(config: RunConfig) -> Run:
     """Make everything ready before the first step; raises ValueError where data, towers and config do not fit."""
-    tables = _tables(config)
+    parts, tables = parts_of(config), _tables(config)
     accelerator = _accelerator(config)
     quiet()
     set_seed(config.fit.seed)
     tokenizer = _tokenizer(config)
-    added = add_special_tokens(tokenizer, parts_of(config).tokens)
-    model = build_model(config, Vocabulary.of(tokenizer) if added or config.model.tokenizer else None)
+    added = add_special_tokens(tokenizer, parts.tokens)
+    tables, collate = parts.reading(config, tables, tokenizer)
+    _enough(config, tables["train"])
+    model = parts.build(config, tokenizer, grown=bool(added))
     _name_towers(model)
     set_seed(config.fit.seed, device_specific=True)  # processes drop out different units
     share = Share(accelerator.process_index, accelerator.num_processes, config.fit.accumulation)
-    collate = Collate(tokenizer, config.collate)
     train = _stream(config, tables["train"], model, collate, share, accelerator)
     validation = None
     if "validate" in tables:
@@ -81,8 +81,8 @@ def prepare(config: RunConfig) -> Run:
     average = MovingAverage(trainable(model), config.optim.ema_decay) if config.optim.ema_decay else None
     schedule = Schedule(prepared.optimizer, config.optim, total)
     trained = Trained(wrapped, prepared.optimizer, schedule, average, accelerator.scaler)
-    objective = parts_of(config).objective(config, tables["train"], accelerator.device)
-    return Run(config, accelerator, model, wrapped, prepared, trained, train, validation, objective, tokenizer, total)
+    objective = parts.objective(config, tables["train"], accelerator.device)
+    return Run(config, accelerator, model, wrapped, prepared, trained, train, validation, objective, collate, total)
 
 
 def _tables(config: RunConfig) -> dict[str, SampleTable]:
@@ -96,10 +96,13 @@ def _tables(config: RunConfig) -> dict[str, SampleTable]:
             tables["validate"] = read_table(config.shards, "validate")
         except ValueError as error:
             raise ValueError(f"{error}, or set fit.validate_every to -1 to train without validation") from error
-    samples, batch = len(tables["train"]), config.plan.global_batch
+    return tables
+
+
+def _enough(config: RunConfig, training: SampleTable) -> None:
+    samples, batch = len(training), config.plan.global_batch
     if batch > samples:
         raise ValueError(f"plan.global_batch is {batch}, but there are only {samples} training samples; lower it")
-    return tables
 
 
 def _accelerator(config: RunConfig) -> Accelerator:
@@ -161,9 +164,17 @@ def _tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:
 
 def _name_towers(model: TwoTowerModel) -> None:
     """Let the saved config tell no path."""
-    for tower in (model.config.vision_config, model.config.text_config):
-        assert isinstance(tower, PreTrainedConfig)
-        tower.name_or_path = public_name(tower.name_or_path or "")
+    for part in model.modules():
+        for config in _configs(getattr(part, "config", None)):
+            config.name_or_path = public_name(config.name_or_path or "")
+
+
+def _configs(config: Any) -> Iterator[PreTrainedConfig]:
+    """Deliver a config and those that it consists of."""
+    if isinstance(config, PreTrainedConfig):
+        yield config
+        for name in config.sub_configs:
+            yield from _configs(getattr(config, name))
 
 
 def public_name(name: str) -> str:

@@ -53,7 +53,7 @@ def backward_window(run: Run, window: Sequence[Batch], counts: dict[str, Tensor]
     gradients to form the loss over all of them, then each micro-batch again to carry its share back.
     """
     accelerator, objective = run.accelerator, run.objective
-    two_passes = run.config.fit.negatives == "window" and len(window) > 1
+    two_passes = objective.contrasts and run.config.fit.negatives == "window" and len(window) > 1
     cached = _cached_alignment(run, window, counts) if two_passes else None
     found: dict[str, Tensor] = {} if cached is None else {ALIGN: cached.total}
     for i, batch in enumerate(window):
@@ -63,7 +63,7 @@ def backward_window(run: Run, window: Sequence[Batch], counts: dict[str, Tensor]
                 cached.random[i].restore()
             output = forward(run, batch)
             sums, seen = objective.losses(output, batch), objective.embeddings(output)
-            if cached is None:
+            if cached is None and objective.contrasts:
                 sums[ALIGN] = objective.aligned([seen], [batch])
             total = weighted_total(sums, counts, objective.weights, accelerator.num_processes)
             if cached is not None:

@@ -80,7 +80,8 @@ def _evaluate(run: Run, stream: Stream, stop: Callable[[], int]) -> Validation |
                 tally.add(name, loss)
             tally.score(objective.scores(output), batch)
             seen.append(detached(objective.embeddings(output)))
-        tally.add(ALIGN, objective.aligned(seen, window))
+        if objective.contrasts:
+            tally.add(ALIGN, objective.aligned(seen, window))
     return _summed_up(run, stream, tally)
 
 

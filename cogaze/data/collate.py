@@ -1,8 +1,10 @@
 """Examples -> one batch of tensors: prompts to tokens, sentences with their maps, labels under a policy."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from string import Formatter
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
@@ -12,7 +14,7 @@ from tokenizers import AddedToken
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from cogaze.data.dataset import CONTEXT, SECTIONS, Example
+from cogaze.data.dataset import CONTEXT, PRIOR, SECTIONS, Example
 from gazeprep.schema import LABEL_ABSENT, Word
 from gazeprep.transcripts import split_phrases
 
@@ -29,7 +31,7 @@ SPECIAL_TOKEN = re.compile(r"\[[A-Za-z ]+\]")
 PUBLISHED_TOKENS = (
     "[PAD]", "[SEP]", "[CLS]", "[INDICATION]", "[HISTORY]", "[Similar Cases]", "[FINDINGS]", "[TRANSCRIPT]",
 )  # fmt: skip
-PLACEHOLDERS = {"report": ("report",), "context": CONTEXT, "sentence": ("sentence",)}
+PLACEHOLDERS = {"report": ("report",), "context": (*CONTEXT, PRIOR), "sentence": ("sentence",)}
 ROLES = {"pad_token": "[PAD]", "sep_token": "[SEP]", "cls_token": "[CLS]"}
 
 
@@ -38,6 +40,7 @@ class TextConfig:
     """The prompts, and how long they may become in tokens.
 
     report_sections: the first of these that a report has is its text. Tokens in brackets must be in the vocabulary.
+    context may hold {prior}, the text of the subject's last study before, of shards that were built with sample.prior.
     """
 
     report: str = "[CLS] [FINDINGS] {report}"
@@ -64,6 +67,25 @@ class TextConfig:
             )
         if self.max_tokens < 1:
             raise ValueError(f"collate.text.max_tokens is {self.max_tokens}, must be at least 1")
+
+    @property
+    def asks_for_prior(self) -> bool:
+        """Whether the context prompt holds the text of an earlier study."""
+        return PRIOR in [name for _, name, _, _ in Formatter().parse(self.context)]
+
+    def filled_context(self, sections: Mapping[str, str]) -> str:
+        """Fill in the context prompt; "" where nothing of it is known.
+
+        Raises ValueError where it asks for an earlier study and the sections, so the shards, tell of none.
+        """
+        if self.asks_for_prior and PRIOR not in sections:
+            raise ValueError(
+                f"collate.text.context asks for {{{PRIOR}}}, but the shards were built without earlier studies; build "
+                f"them with --sample.prior true, or leave {{{PRIOR}}} out of the prompt"
+            )
+        names = (*CONTEXT, PRIOR) if self.asks_for_prior else CONTEXT
+        texts = {name: sections[name].strip() for name in names}
+        return self.context.format(**texts).strip() if any(texts.values()) else ""
 
     def special_tokens(self) -> list[str]:
         """Return the tokens in brackets that the prompts use, and the padding."""
@@ -262,7 +284,7 @@ class Collate:
     def __call__(self, examples: Sequence[Example]) -> Batch:
         """Return the batch of one or more examples, in their order."""
         reports = [self._report(example) for example in examples]
-        contexts = [self._context(example) for example in examples]
+        contexts = [self.config.text.filled_context(example.sections) for example in examples]
         prompt = self.config.text.report
         report_ids, report_mask = self._tokens([prompt.format(report=text).strip() for text in reports])
         context_ids, context_mask = self._tokens(contexts)
@@ -303,6 +325,10 @@ class Collate:
             faults=tuple(example.fault for example in examples),
         )
 
+    def save_pretrained(self, folder: Path) -> None:
+        """Write the tokenizer beside a model."""
+        self.tokenizer.save_pretrained(folder)
+
     def _report(self, example: Example) -> str:
         present = (example.sections[name].strip() for name in self.config.text.report_sections)
         return next((text for text in present if text), "")
@@ -315,12 +341,6 @@ class Collate:
         ]
         nowhere = np.zeros(len(example.patch_mask), dtype=np.float32)
         return spoken or [_Sentence(text, nowhere) for text in report_sentences(report)]
-
-    def _context(self, example: Example) -> str:
-        indication, history = example.sections["indication"].strip(), example.sections["history"].strip()
-        if not indication and not history:
-            return ""
-        return self.config.text.context.format(indication=indication, history=history).strip()
 
     def _tokens(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """Tokenize to ids and mask (texts, length); a text without tokens holds one padding token that counts."""

@@ -1,7 +1,7 @@
 """A saved model as evaluation asks of it: images and texts to unit vectors, patches and latents, attention."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -81,7 +81,7 @@ class Encoder:
     def images(self, images: Images, *, with_context: bool = False, batch: int = BATCH) -> FloatArray:
         """Return one unit vector (N, dim) for each image, the mean of its latents.
 
-        with_context: age and sex, or a shard's indication and history, steer the latents, where there are any.
+        with_context: age and sex, or what a shard has of the context prompt, steer the latents, where there is any.
         """
 
         def encode(batches: Sequence[range]) -> Iterator[dict[str, Tensor]]:
@@ -167,7 +167,7 @@ class Encoder:
 
     def shown(self, canvases: Sequence[Canvas], *, with_context: bool = False) -> Shown:
         """Return a batch as the model's inputs."""
-        contexts = [self._context(one) if with_context else "" for one in canvases]
+        contexts = [self.collate.text.filled_context(one.context) if with_context else "" for one in canvases]
         pixels = torch.from_numpy(np.stack([one.pixels for one in canvases])).to(self.device)
         mean, std = (torch.tensor(one).to(self.device) for one in (self.collate.pixel_mean, self.collate.pixel_std))
         return Shown(
@@ -189,12 +189,6 @@ class Encoder:
         ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
         mask = torch.arange(ids.shape[1])[None] < lengths[:, None]
         return Tokens(ids.to(self.device), mask.to(self.device))
-
-    def _context(self, canvas: Canvas) -> str:
-        indication, history = canvas.indication.strip(), canvas.history.strip()
-        if not indication and not history:
-            return ""
-        return self.collate.text.context.format(indication=indication, history=history).strip()
 
     def _unit_rows(self, texts: Sequence[str], prompt: str, *, whole: bool) -> FloatArray:
         """Return unit vectors (N, D) of texts in a prompt, as whole texts or as spoken sentences."""
@@ -233,29 +227,47 @@ class _Pictures(Dataset[list[Canvas]]):
             raise InputError(error.reason, f"image {place + 1} of {len(self.images)}: {error}") from None
 
 
+@dataclass(frozen=True)
+class ReadRun:
+    """What a model's run.json says: its method, and how images and texts reach it."""
+
+    method: str
+    collate: CollateConfig
+    view: ViewConfig
+    stated: dict[str, Any]
+
+
+def read_run(folder: str | Path, methods: Collection[str]) -> ReadRun:
+    """Read run.json of a folder that a run of one of these methods exported.
+
+    Raises ValueError where the folder lacks it, or it is another method's or another version's.
+    """
+    try:
+        stated = json.loads((Path(folder) / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"the model's folder has no readable {RUN_FILE} ({type(error).__name__}); give the "
+            "folder that a run of pipelines/pretrain.py exported, model or best"
+        ) from None
+    method = stated.get("method")
+    if method not in methods:
+        raise ValueError(f"{RUN_FILE} says method {method!r}, must be one of {', '.join(methods)}")
+    parts = _config_of(stated)
+    return ReadRun(method, parts.collate, parts.view, stated)
+
+
 def load_encoder(folder: str | Path, device: torch.device | str = "cpu", *, workers: int = 0) -> Encoder:
     """Load what a run exported: model, tokenizer and `run.json`, which says prompts, view and pixels' mean and std.
 
     Raises ValueError where the folder lacks one, or holds another method's model.
     """
     folder = Path(folder)
-    try:
-        stated = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"the model's folder has no readable {RUN_FILE} ({type(error).__name__}); give the "
-            "folder that a run of pipelines/pretrain.py exported, model or best"
-        ) from None
-    name = stated.get("method")
-    if name not in METHODS:
-        raise ValueError(f"{RUN_FILE} says method {name!r}, must be one of {', '.join(METHODS)}")
-    parts = _config_of(stated)
-    collate: CollateConfig = parts.collate
-    method = METHODS[name](folder, collate)
+    read = read_run(folder, METHODS)
+    method = METHODS[read.method](folder, read.collate)
     model: Any = method.model
     model.to(device)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    return Encoder(method, tokenizer, collate, parts.view, workers=workers)
+    return Encoder(method, tokenizer, read.collate, read.view, workers=workers)
 
 
 def _config_of(stated: dict[str, Any]) -> Any:

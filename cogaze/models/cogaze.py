@@ -188,6 +188,22 @@ class CoGazeModel(TwoTowerModel):
             patch_mask = torch.cat((torch.ones_like(patch_mask[:, :1]), patch_mask), dim=1)  # CLS shows image
         return Latents(visual=self.perceiver(queries, patch_features, self.key_mask(patch_mask)), context=queries)
 
+    def look(
+        self,
+        *,
+        pixel_values: torch.Tensor | None = None,
+        view_position: torch.Tensor,
+        context_input_ids: torch.Tensor,
+        context_mask: torch.Tensor,
+        has_context: torch.Tensor,
+        patch_mask: torch.Tensor | None = None,
+        vision_tokens: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, Latents]:
+        """Return patch features (B, 1 + P, D) and latents of a batch's images; arguments as forward's."""
+        image = self.encode_image(pixel_values, view_position, vision_tokens).patch_features
+        context = self.encode_text(context_input_ids, context_mask).token_features
+        return image, self.fuse(image, patch_mask, context, context_mask, has_context)
+
     def key_mask(self, mask: torch.Tensor | None) -> torch.Tensor | None:
         """The mask, or none where padding is attended to as published."""
         return mask if self.config.mask_padding else None
@@ -208,11 +224,17 @@ class CoGazeModel(TwoTowerModel):
         vision_tokens: torch.Tensor | None = None,
     ) -> CoGazeOutput:
         """Encode a batch; the arguments are named as its fields, `vision_tokens` may stand for `pixel_values`."""
-        image = self.encode_image(pixel_values, view_position, vision_tokens).patch_features
-        context = self.encode_text(context_input_ids, context_mask).token_features
+        image, latents = self.look(
+            pixel_values=pixel_values,
+            view_position=view_position,
+            context_input_ids=context_input_ids,
+            context_mask=context_mask,
+            has_context=has_context,
+            patch_mask=patch_mask,
+            vision_tokens=vision_tokens,
+        )
         report = self.encode_text(report_input_ids, report_mask)
         sentences = self.encode_text(sentence_input_ids, sentence_mask)
-        latents = self.fuse(image, patch_mask, context, context_mask, has_context)
         visual_embed = latents.visual.mean(dim=1)
         by_first = self.config.sentence_pooling == "first"
         return CoGazeOutput(

@@ -30,6 +30,10 @@ class TwoTowerModel(PreTrainedModel):
         """(rows, cols) of the patches, on which gaze is rendered."""
         return self.vision.patch_grid
 
+    def freeze(self) -> None:
+        """Mark what is trained; from_pretrained puts new parameters into the model."""
+        self.vision.freeze()
+
     def get_input_embeddings(self) -> nn.Module:
         """Return the text tower's, which FSDP shards on their own."""
         tower: Any = self.text.tower
@@ -61,7 +65,7 @@ class TwoTowerModel(PreTrainedModel):
                     f" {sorted(map(str, report[problem]))[:3]} ({len(report[problem])} in all); these are not the"
                     f" weights of {cls.loading_cure}"
                 )
-        model.vision.freeze()
+        model.freeze()
         return loaded if wants_report else model
 
 

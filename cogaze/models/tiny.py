@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     BertConfig,
     BertModel,
     Dinov2Config,
     Dinov2Model,
+    GPT2Config,
+    GPT2LMHeadModel,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     ResNetConfig,
@@ -39,7 +41,7 @@ class TinyTowers:
 
 
 def write_tiny_towers(out: Path, texts: Iterable[str], sizes: TinyTowers | None = None) -> None:
-    """Write `out`/vision and `out`/text, random, with a WordPiece tokenizer trained on the texts in the latter."""
+    """Write `out`/vision, text and decoder, random, with a WordPiece tokenizer trained on the texts in the last two."""
     sizes = sizes or TinyTowers()
     tokenizer = _tokenizer(texts, sizes.vocabulary)
     with torch.random.fork_rng(devices=[]):
@@ -56,9 +58,23 @@ def write_tiny_towers(out: Path, texts: Iterable[str], sizes: TinyTowers | None 
                 pad_token_id=tokenizer.pad_token_id,
             )
         )
+        decoder = GPT2LMHeadModel(
+            GPT2Config(
+                vocab_size=len(tokenizer),
+                n_embd=sizes.width,
+                n_layer=sizes.layers,
+                n_head=4,
+                n_positions=320,
+                bos_token_id=tokenizer.cls_token_id,
+                eos_token_id=tokenizer.sep_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )
     vision.save_pretrained(out / "vision")
     text.save_pretrained(out / "text")
-    tokenizer.save_pretrained(out / "text")
+    decoder.save_pretrained(out / "decoder")
+    for folder in ("text", "decoder"):
+        tokenizer.save_pretrained(out / folder)
 
 
 def _vision(sizes: TinyTowers) -> PreTrainedModel:
@@ -86,4 +102,5 @@ def _tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast
         vocab_size=vocabulary, special_tokens=["[UNK]", *PUBLISHED_TOKENS], show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.decoder = decoders.WordPiece()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", **ROLES)

@@ -1,0 +1,91 @@
+"""Learning to write reports: a pretrained CoGaze, shards, a decoder -> a run of the one loop that all training has."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from cogaze.config import DecoderConfig, FitConfig, ReportModelConfig, ReportRun
+from cogaze.data.dataset import DatasetConfig
+from cogaze.data.loader import WorkerConfig
+from cogaze.data.plan import PlanConfig
+from cogaze.data.targets import TargetConfig
+from cogaze.evaluate.encoder import read_run
+from cogaze.models.report import Frozen
+from cogaze.optim import OptimConfig
+
+PLAN = PlanConfig(global_batch=64)
+OPTIM = OptimConfig(decoder_times=10.0, plateau_patience=2)
+FIT = FitConfig(epochs=30)
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """What becomes of a sample on its way to the model, beside its view, which is the pretrained model's.
+
+    The fields are those of cogaze.data.dataset.DatasetConfig.
+    """
+
+    seed: int = 0
+    context_dropout: float = 0.0
+    skip_corrupt: bool = False
+    max_corrupt_in_a_row: int = 10
+    features: str = ""
+
+
+@dataclass(frozen=True)
+class ReportFinetune:
+    """What is trained on what; the defaults are CoGaze's published ones for DistilGPT-2.
+
+    model: the folder of a CoGaze that pipelines/pretrain.py exported, whose prompts, view and tokenizer stay. shards: a
+    folder or URL. out: where checkpoints and, in the end, model go. decoder: what writes. target: what is written.
+    frozen: "tower" trains all but the vision tower, "encoder" the decoder alone.
+    """
+
+    model: Path
+    shards: str
+    out: Path
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    target: TargetConfig = field(default_factory=TargetConfig)
+    frozen: Frozen = "tower"
+    plan: PlanConfig = PLAN
+    data: ReportData = field(default_factory=ReportData)
+    workers: WorkerConfig = field(default_factory=WorkerConfig)
+    optim: OptimConfig = OPTIM
+    fit: FitConfig = FIT
+
+    def run(self) -> ReportRun:
+        """Return the run's config; raises ValueError where the folder holds no CoGaze."""
+        read = read_run(self.model, ("cogaze",))
+        data = {one.name: getattr(self.data, one.name) for one in fields(self.data)}
+        return ReportRun(
+            out=self.out,
+            shards=self.shards,
+            model=ReportModelConfig(
+                tokenizer=str(self.model),
+                encoder=str(self.model),
+                encoder_sha256=weights_sha256(self.model),
+                decoder=self.decoder,
+                frozen=self.frozen,
+            ),
+            target=self.target,
+            plan=self.plan,
+            data=DatasetConfig(view=read.view, **data),
+            collate=read.collate,
+            workers=self.workers,
+            optim=self.optim,
+            fit=self.fit,
+        )
+
+
+def weights_sha256(folder: Path) -> str:
+    """Hash a model's weights."""
+    return joined_sha256(sorted(folder.glob("*.safetensors")))
+
+
+def joined_sha256(paths: Sequence[Path]) -> str:
+    """Hash files one after another."""
+    found = hashlib.sha256()
+    for path in paths:
+        found.update(path.read_bytes())
+    return found.hexdigest()
