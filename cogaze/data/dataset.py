@@ -30,6 +30,8 @@ VIEWS = ("PA", "AP", "LATERAL", "UNK")
 VIEW_NUMBER = {"PA": 0, "AP": 1, "LATERAL": 2, "LL": 2}  # the rest is UNK
 SECTIONS = ("indication", "history", "comparison", "technique", "findings", "impression", "last_paragraph")
 CONTEXT = ("indication", "history")  # the sections that the context prompt holds
+PRIOR = "prior"  # the text of the subject's last study before, which it may hold too
+PRIOR_SECTIONS = ("prior_findings", "prior_impression", "prior_last_paragraph")  # of shards built with sample.prior
 READ_MEMBERS = ("image", "gaze", "json")  # maps are rendered
 OPEN_SHARDS = 64
 BESIDE = "auto"  # of DatasetConfig.features: in the folder of the shards
@@ -228,7 +230,7 @@ class Example:
 
     pixels (H, W) uint8, (0, 0) where tokens (1 + P, width) float16 stand for them. patch_mask (P,) bool. maps
     (1 + S, P) float32: the whole reading, then each sentence; (0, P) where no gaze is used. labels (14,) int8. fault:
-    why a skipped sample could not be read, "" for none.
+    why a skipped sample could not be read, "" for none. sections: SECTIONS, and PRIOR where the shards tell of it.
     """
 
     key: str
@@ -302,7 +304,7 @@ class ShardDataset(Dataset[Example]):
         key = table.name(item.row)
         draws = view_draws(config.seed, item.epoch, key)
         view = view_of(config.view, record, draws)
-        left_out = CONTEXT if draws[7] < config.context_dropout else ()
+        left_out = (*CONTEXT, PRIOR) if draws[7] < config.context_dropout else ()
         maps = np.zeros((0, self.grid[0] * self.grid[1]), dtype=np.float32)
         if members.gaze is not None:
             maps = gaze_maps(members.gaze, record, view, self.grid)
@@ -315,7 +317,7 @@ class ShardDataset(Dataset[Example]):
             view_position=int(table.view[item.row]),
             study_id=int(table.study_id[item.row]),
             labels=table.labels[item.row],
-            sections={name: "" if name in left_out else record[name] for name in SECTIONS},
+            sections={name: "" if name in left_out else text for name, text in sections_of(record).items()},
             transcript=record["transcript"],
             sentences=tuple(record["sentences"].split("\n")) if record["sentences"] else (),
             maps=maps,
@@ -349,7 +351,7 @@ class ShardDataset(Dataset[Example]):
             view_position=len(VIEWS) - 1,
             study_id=row - len(self) if row < 0 else -1 - row,
             labels=np.full(len(CHEXPERT_LABELS), LABEL_ABSENT, dtype=np.int8),
-            sections=dict.fromkeys(SECTIONS, ""),
+            sections=dict.fromkeys((*SECTIONS, PRIOR), ""),
             transcript="",
             sentences=(),
             maps=np.zeros((0, patches), dtype=np.float32),
@@ -360,6 +362,17 @@ class ShardDataset(Dataset[Example]):
         # The text of a foreign error may quote paths or a report; ours (and gazeprep's) never do.
         why = str(error) if type(error) in (ValueError, InputError, DamagedTokensError) else type(error).__name__
         return f"sample {self.table.name(row)} of {shard} cannot be read: {why}"
+
+
+def sections_of(record: Record) -> dict[str, str]:
+    """Return the sections of a sample's report, and PRIOR where its shards tell of earlier studies.
+
+    PRIOR is the first of PRIOR_SECTIONS that there is.
+    """
+    sections = {name: record[name] for name in SECTIONS}
+    if PRIOR_SECTIONS[0] not in record:
+        return sections
+    return sections | {PRIOR: next((record[name] for name in PRIOR_SECTIONS if record[name]), "")}
 
 
 def no_pixels(size_px: int) -> GrayImage:

@@ -1,12 +1,13 @@
 """Images as a saved model gets them: on its canvas, by its view, with what is known of the patient if that is asked."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cogaze.data.dataset import VIEW_NUMBER, VIEWS
+from cogaze.data.dataset import CONTEXT, PRIOR, VIEW_NUMBER, VIEWS, sections_of
 from cogaze.data.transforms import DRAWS, Record, View, ViewConfig, view_of
 from cogaze.evaluate.records import EvalImage
 from gazeprep.images import GrayImage, read_image
@@ -24,15 +25,15 @@ class Canvas:
     """One image ready for a model, pixels (H, W) uint8.
 
     view: its affine leads from px of the picture that was read to px of the canvas. patch_mask (P,): which patches
-    show image. view_position counts VIEWS. indication, history: the clinical context, "" for none.
+    show image. view_position counts VIEWS. context: what may fill in the context prompt, by the names of its
+    placeholders; a shard without earlier studies has no PRIOR.
     """
 
     pixels: GrayImage
     view: View
     patch_mask: npt.NDArray[np.bool_]
     view_position: int
-    indication: str = ""
-    history: str = ""
+    context: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys((*CONTEXT, PRIOR), ""))
 
 
 @dataclass(frozen=True)
@@ -56,19 +57,19 @@ class CanvasReader:
             view=view,
             patch_mask=view.patch_mask(self.grid),
             view_position=VIEW_NUMBER.get(image.view, len(VIEWS) - 1),
-            indication=age_and_sex(image),
+            context={**dict.fromkeys((*CONTEXT, PRIOR), ""), "indication": age_and_sex(image)},
         )
 
     def stored(self, record: Record, picture: GrayImage) -> Canvas:
         """Put a shard's picture on the canvas, with the clinical context of its record; its view is of stored px."""
         view = view_of(self.view.still(), record, np.zeros(DRAWS))
+        sections = sections_of(record)
         return Canvas(
             pixels=view.draw(picture),
             view=view,
             patch_mask=view.patch_mask(self.grid),
             view_position=VIEW_NUMBER.get(record["view_position"], len(VIEWS) - 1),
-            indication=record["indication"],
-            history=record["history"],
+            context={name: sections[name] for name in (*CONTEXT, PRIOR) if name in sections},
         )
 
 

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from cogaze.data.dataset import CONTEXT
+from gazeprep.schema import PriorContext
 from gazeprep.shards import (
     INDEX_SCHEMA,
     MEMBERS,
@@ -26,6 +28,7 @@ from gazeprep.shards import (
 
 Dealt = Literal["image", "image and context"]
 VIEW = "view_position"  # goes with the image
+OF_CONTEXT = (*CONTEXT, *(one.name for one in fields(PriorContext)))  # the latter where shards have them
 MEMBER_PLACES = tuple(f"{member}_{what}" for member in MEMBERS for what in ("offset", "length"))
 PLACES = ("shard", "key", "offset", "length", *MEMBER_PLACES)
 
@@ -79,8 +82,8 @@ def _mixed(folder: ShardFolder, donors: Mapping[str, str], dealt: Dealt) -> Iter
     for key, donor in donors.items():
         members = {role: folder.member(key, role) for role in MEMBERS}
         record, other = json.loads(members["json"]), json.loads(folder.member(donor, "json"))
-        moved = (VIEW, *CONTEXT) if dealt == "image and context" else (VIEW,)
-        record |= {name: other[name] for name in moved}
+        moved = (VIEW, *OF_CONTEXT) if dealt == "image and context" else (VIEW,)
+        record |= {name: other[name] for name in moved if name in other}
         members |= {"image": folder.member(donor, "image"), "json": json_member(record)}
         row: dict[str, Any] = {name: value for name, value in folder.row(key).items() if name not in PLACES}
         row |= {"labels": list(row["labels"]), VIEW: folder.row(donor)[VIEW]}

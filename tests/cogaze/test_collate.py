@@ -93,6 +93,24 @@ class TestPrompts:
         assert batch.context_mask.sum(dim=1)[0] == 1  # the dummy token: nothing is ever empty
         assert batch.context_input_ids[0, 0] == tokenizer.pad_token_id
 
+    def test_an_earlier_study_fills_in_a_prompt_that_asks_for_it(self, tokenizer):
+        asking = CollateConfig(TextConfig(context="[CLS] [INDICATION] {indication} [SEP] {prior}"))
+        told = [{"prior": "clear lungs .", "indication": "cough"}, {"prior": "clear lungs ."}, {"prior": ""}]
+        examples = [example(sections=sections) for sections in told]
+        batch = Collate(tokenizer, asking)(examples)
+        assert batch.has_context.tolist() == [True, True, False]
+        assert texts_of(tokenizer, batch.context_input_ids, batch.context_mask)[:2] == [
+            "[CLS] [INDICATION] cough [SEP] clear lungs .", "[CLS] [INDICATION] [SEP] clear lungs ."
+        ]  # fmt: skip
+        published = Collate(tokenizer)(examples)
+        assert published.has_context.tolist() == [True, False, False]
+        assert "clear" not in "".join(texts_of(tokenizer, published.context_input_ids, published.context_mask))
+
+    def test_shards_without_earlier_studies_are_refused_by_a_prompt_that_asks_for_them(self, tokenizer):
+        asking = CollateConfig(TextConfig(context="[CLS] {indication} {prior}"))
+        with pytest.raises(ValueError, match=r"asks for \{prior\}.*build them with --sample.prior true, or leave"):
+            Collate(tokenizer, asking)([example(sections={"indication": "cough"})])
+
     def test_are_cut_at_max_tokens(self, tokenizer):
         long = {"findings": "clear lungs . " * 50}
         batch = Collate(tokenizer, CollateConfig(TextConfig(max_tokens=20)))([example(sections=long), example()])
