@@ -110,6 +110,18 @@ def heading_of(line: str) -> str | None:
     return name if name in ORGANS else None
 
 
+def as_published(text: str) -> str:
+    """Strip a report's headings as CoGaze did before scoring it; docs/fidelity.md says what that does to the text.
+
+    Line ends are deleted; a heading must be followed by a colon and a hyphen at once; what stands before the first is
+    lost; what follows is cut at every hyphen, and full stops are set apart.
+    """
+    line = re.sub(r"[^\x20-\x7e]", "", text.strip())
+    blocks = re.split(rf"(?:{'|'.join(map(re.escape, ORGANS))}):-", line)[1:]
+    pieces = [piece.strip() for block in blocks for piece in block.split("-") if piece.strip()]
+    return re.sub(" +", " ", " ".join(pieces).replace(".", " ."))
+
+
 def _readable(bullet: str, part: Part) -> bool:
     plain = bullet == bullet.strip() and bullet and "\n" not in bullet
     return bool(plain) and (part == "impression" or heading_of(bullet) is None)
