@@ -118,6 +118,27 @@ class View:
         return np.asarray(rows[:, None] & cols[None]).reshape(-1)
 
 
+def on_picture(maps: npt.NDArray[np.floating], view: View, grid: Grid) -> FloatArray:
+    """Carry maps (T, rows, cols) over the canvas to a grid over the whole picture, (T, *grid).
+
+    Each patch's mass is spread evenly over the part of it that shows picture, so it stays the same in sum; what lies on
+    patches that show none is lost.
+    """
+    assert not view.flip_x
+    across = _shares(maps.shape[2], view.canvas_px, view.left, view.resized[0], grid[1])
+    down = _shares(maps.shape[1], view.canvas_px, view.top, view.resized[1], grid[0])
+    return np.asarray(np.einsum("trc,ry,cx->tyx", maps.astype(np.float64), down, across))
+
+
+def _shares(patches: int, canvas: int, start: int, length: int, cells: int) -> FloatArray:
+    """Return how much of each patch's mass (patches, cells) lies in each cell of a picture of that place and length."""
+    edges = np.clip((np.linspace(0.0, canvas, patches + 1) - start) / length, 0.0, 1.0)
+    cut = np.linspace(0.0, 1.0, cells + 1)
+    common = np.minimum(edges[1:, None], cut[None, 1:]) - np.maximum(edges[:-1, None], cut[None, :-1])
+    shown = np.diff(edges)[:, None]
+    return np.asarray(np.divide(common.clip(min=0.0), shown, out=np.zeros_like(common), where=shown > 0))
+
+
 def _overlap(start: int, length: int, canvas: int) -> slice:
     return slice(max(start, 0), min(start + length, canvas))
 

@@ -37,15 +37,16 @@ class Spoken:
 
 def sentence_attention(output: CoGazeOutput, batch: Batch) -> Tensor:
     """Softmax (S, P) over an image's shown patches of scaled cosine with each of its sentences, as the loss has it."""
-    return attention(output.patch_features[:, 1:], output.sentence_embed, output.logit_scale_gaze, batch)
+    of_image = (batch.sentence_image, batch.patch_mask)
+    return attention(output.patch_features[:, 1:], output.sentence_embed, output.logit_scale_gaze, *of_image)
 
 
-def attention(patches: Tensor, sentences: Tensor, log_scale: Tensor, batch: Batch) -> Tensor:
-    """Softmax (S, P) of the same, of patches (B, P, D) and sentences (S, D)."""
+def attention(patches: Tensor, sentences: Tensor, log_scale: Tensor, image: Tensor, patch_mask: Tensor) -> Tensor:
+    """Softmax (S, P) of the same, of patches (B, P, D) and sentences (S, D) of images (S,); patch_mask (B, P)."""
     patches = F.normalize(patches.float(), dim=-1)
-    cosine = torch.einsum("spd,sd->sp", patches[batch.sentence_image], F.normalize(sentences.float(), dim=-1))
+    cosine = torch.einsum("spd,sd->sp", patches[image], F.normalize(sentences.float(), dim=-1))
     logits = log_scale.float().exp() * cosine
-    return logits.masked_fill(~batch.patch_mask[batch.sentence_image], -torch.inf).softmax(dim=-1)
+    return logits.masked_fill(~patch_mask[image], -torch.inf).softmax(dim=-1)
 
 
 def spoken(attention: Tensor, batch: Batch) -> Spoken:

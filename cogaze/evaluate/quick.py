@@ -112,7 +112,8 @@ class EgmaLook:
 
     def attention(self, output: EgmaOutput, batch: Batch) -> Tensor:
         """By the scale that all its losses share."""
-        return attention(output.patch_embed, output.sentence_embed, output.logit_scale, batch)
+        of_image = (batch.sentence_image, batch.patch_mask)
+        return attention(output.patch_embed, output.sentence_embed, output.logit_scale, *of_image)
 
 
 def look_of(model: Any) -> Look:

@@ -38,6 +38,14 @@ class ReportConfig(PreTrainedConfig):
 
 
 @dataclass
+class Seen(ModelOutput):
+    """patches (B, 1 + P, D), CLS first; latents (B, 2 N, D), of the image and then of its context: what is read."""
+
+    patches: torch.Tensor = ABSENT
+    latents: torch.Tensor = ABSENT
+
+
+@dataclass
 class ReportOutput(ModelOutput):
     """logits (B, L, vocabulary): of the token after each one that the decoder was shown."""
 
@@ -103,26 +111,18 @@ class ReportModel(TwoTowerModel):
             self.encoder.eval()
         return self
 
-    def latents(self, **inputs: Tensor | None) -> Tensor:
-        """Return what the decoder reads (B, 2 N, D): visual latents, then those of the context."""
+    def see(self, **inputs: Tensor | None) -> Seen:
+        """Encode images and contexts; the inputs are CoGazeModel.look's."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.frozen != "encoder"):
-            _, found = self.encoder.look(**cast("dict[str, Tensor]", inputs))
-            return torch.cat((found.visual, found.context), dim=1)
+            patches, found = self.encoder.look(**cast("dict[str, Tensor]", inputs))
+            return Seen(patches=patches, latents=torch.cat((found.visual, found.context), dim=1))
 
     def forward(
         self, *, target_input_ids: Tensor, target_mask: Tensor, target_latents: Tensor, **inputs: Tensor | None
     ) -> ReportOutput:
         """Return the logits of a batch's targets (B, L) under teacher forcing; `inputs` as CoGazeModel.look's."""
-        logits = self.decoder(self.latents(**inputs), target_input_ids, target_mask, target_latents)
+        logits = self.decoder(self.see(**inputs).latents, target_input_ids, target_mask, target_latents)
         return ReportOutput(logits=logits)
-
-    @torch.no_grad()
-    def write(
-        self, *, target_input_ids: Tensor, target_mask: Tensor, target_latents: Tensor, options: Any, **inputs: Any
-    ) -> Tensor:
-        """Return the tokens (B, at most max_new_tokens) that follow what each row begins with, padded on the left."""
-        begun = (target_input_ids, target_mask, target_latents)
-        return self.decoder.write(self.latents(**inputs), *begun, **options)
 
 
 def new_report_model(encoder: CoGazeModel, decoder: CrossAttentionDecoder, frozen: Frozen) -> ReportModel:

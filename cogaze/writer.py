@@ -1,0 +1,110 @@
+"""A saved model that writes reports: batches of images to texts, and where each of their sentences looks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from cogaze.data.collate import Batch, CollateConfig, report_sentences
+from cogaze.data.lines import PlainScript, ReportBatch, ReportCollate, Script
+from cogaze.data.targets import TargetConfig, Targets
+from cogaze.data.transforms import ViewConfig
+from cogaze.evaluate.encoder import RUN_FILE, read_run
+from cogaze.evaluate.gaze import attention
+from cogaze.models.report import LATENT_FIELDS, ReportModel
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A sentence that was written, of which image of the batch, and its attention (P,) to the patches; sums to 1."""
+
+    image: int
+    sentence: str
+    attention: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Writer:
+    """A model with what it needs to read images and contexts as it learned to, and to write."""
+
+    model: ReportModel
+    tokenizer: PreTrainedTokenizerBase
+    collate: CollateConfig
+    view: ViewConfig
+    target: TargetConfig
+    script: Script
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def reading(self, targets: Targets) -> ReportCollate:
+        """Return what makes batches of examples."""
+        return ReportCollate(self.tokenizer, self.collate, [targets], self.script)
+
+    @torch.no_grad()
+    def write(self, batch: ReportBatch, options: dict[str, Any]) -> tuple[list[str], Tensor]:
+        """Return a text for each row, and the patches (B, 1 + P, D) of the images; options are `generate`'s."""
+        seen = self.model.see(**batch.model_inputs(LATENT_FIELDS))
+        written = self.model.decoder.write(
+            seen.latents,
+            batch.target_input_ids,
+            batch.target_mask,
+            batch.target_latents,
+            **self.script.options(),
+            **options,
+        )
+        return self.script.read(written), seen.patches
+
+    @torch.no_grad()
+    def looked(self, texts: Sequence[str], patches: Tensor, batch: Batch) -> list[Looked]:
+        """Return where each sentence of each text looks: the softmax of its scaled cosine with the patches, as trained.
+
+        A sentence counts as pretraining took one: its first token, or the mean of its tokens.
+        """
+        rows = [(image, sentence) for image, text in enumerate(texts) for sentence in report_sentences(text)]
+        if not rows:
+            return []
+        encoder = self.model.encoder
+        prompt = self.collate.text.sentence
+        tokens = self.tokenizer(
+            [prompt.format(sentence=sentence).strip() for _, sentence in rows],
+            add_special_tokens=False,
+            truncation=True,
+            max_length=self.collate.text.max_tokens,
+            padding=True,
+            return_tensors="pt",
+        ).to(self.device)
+        features = encoder.encode_text(tokens["input_ids"], tokens["attention_mask"].bool())
+        by_first = encoder.config.sentence_pooling == "first"
+        embed = features.token_features[:, 0] if by_first else features.pooled
+        image = torch.tensor([number for number, _ in rows], device=self.device)
+        found = attention(patches[:, 1:], embed, encoder.logit_scale_gaze.sum(), image, batch.patch_mask)
+        return [Looked(*row, one) for row, one in zip(rows, found.cpu(), strict=True)]
+
+
+def load_writer(folder: str | Path, device: torch.device | str = "cpu") -> Writer:
+    """Load what a run of report writing exported; raises ValueError where the folder holds something else."""
+    read = read_run(folder, ("report",))
+    target = _target_of(read.stated)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model: Any = ReportModel.from_pretrained(folder)
+    model.to(device).eval()
+    return Writer(model, tokenizer, read.collate, read.view, target, PlainScript(tokenizer, target.max_tokens))
+
+
+def _target_of(stated: dict[str, Any]) -> TargetConfig:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(TargetConfig, "target")
+    try:
+        read = parser.instantiate(parser.parse_object({"target": stated["target"]}))
+    except Exception as error:
+        raise ValueError(f"{RUN_FILE} does not say what was written ({type(error).__name__})") from error
+    target: TargetConfig = read.target
+    return target
