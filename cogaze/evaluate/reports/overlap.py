@@ -13,11 +13,10 @@ import numpy as np
 
 from cogaze.evaluate.metrics import FloatArray
 from cogaze.evaluate.reports.scorers import Beside, Reports, Scored
-from cogaze.evaluate.reports.words import RULES, SAID, Rule
+from cogaze.evaluate.reports.words import SAID, Words
 from cogaze.evaluate.results import Figure
 from cogaze.evaluate.scores import Intervals
 
-Words = tuple[str, ...]
 Grams = Counter[Words]
 
 LONGEST = 4  # words of an n-gram
@@ -30,15 +29,12 @@ SIGMA = 6.0  # of CIDEr-D: words by which lengths may differ
 class Overlap:
     """BLEU-1 to 4 of all reports together, and the means of ROUGE-L and CIDEr."""
 
-    words: Rule = "ptb"
-
     name: ClassVar[str] = "overlap"
     beside: ClassVar[tuple[Beside, ...]] = ("shuffled", "commonest", "ceiling")
 
     def score(self, reports: Reports, intervals: Intervals) -> Scored:
         """Score N reports by their words."""
-        references = [RULES[self.words](text) for text in reports.references]
-        texts = [RULES[self.words](text) for text in reports.texts]
+        references, texts = reports.words_of_references(), reports.words_of_texts()
         matches = bleu_matches(references, texts)
         of_all, of_each = bleu(matches.sum(axis=0)), bleu(matches)
         columns = {f"BLEU-{n + 1}": of_each[:, n] for n in range(LONGEST)}
@@ -48,7 +44,7 @@ class Overlap:
             figures.append(intervals.figure_of_counts(name, float(of_all[n]), resampled, reports.groups, {}))
         means = {"ROUGE-L": rouge_l(references, texts), "CIDEr": cider(references, texts)}
         figures += [mean_figure(name, values, reports, intervals) for name, values in means.items()]
-        return Scored(figures, columns | means, {"words": SAID[self.words]} | counts_of(references, texts))
+        return Scored(figures, columns | means, {"words": SAID[reports.words]} | counts_of(references, texts))
 
 
 # --- BLEU

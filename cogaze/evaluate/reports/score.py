@@ -6,7 +6,7 @@ A scorer that fails, or lacks a package, Java or weights, leaves its reason in t
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from cogaze.checkpoint import hidden, versions
 from cogaze.evaluate.metrics import FloatArray
 from cogaze.evaluate.reports.generated import Generated, read_generated
+from cogaze.evaluate.reports.meteor import Meteor
 from cogaze.evaluate.reports.overlap import Overlap
 from cogaze.evaluate.reports.scorers import Beside, Reports, Scored, Scorer
 from cogaze.evaluate.reports.words import Rule
@@ -45,6 +46,7 @@ class ScoreConfig:
     words: Rule = "ptb"
     repeats: int = REPEATS
     seed: int = 0
+    meteor: Meteor = field(default_factory=Meteor)
 
     def __post_init__(self) -> None:
         if self.words not in get_args(Rule):
@@ -57,7 +59,7 @@ class ScoreConfig:
 
     def every_scorer(self) -> dict[str, Scorer]:
         """Return all scorers by name, in the order in which they run: the quick ones first."""
-        scorers: list[Scorer] = [Overlap(self.words)]
+        scorers: list[Scorer] = [Overlap(), self.meteor]
         return {scorer.name: scorer for scorer in scorers}
 
     def chosen(self) -> dict[str, Scorer]:
@@ -80,7 +82,8 @@ def score(config: ScoreConfig) -> Results:
     having = np.flatnonzero([bool(one.strip()) for one in generated.reports.references])
     if not len(having):
         raise ValueError(f"none of the {len(generated.reports)} generated reports has a reference to be scored against")
-    reports, intervals = generated.reports.take(having), Intervals(config.repeats, config.seed)
+    reports = replace(generated.reports.take(having), words=config.words)
+    intervals = Intervals(config.repeats, config.seed)
     results = Results(config.out, settings(config, generated, len(having)))
     columns: dict[str, FloatArray] = {}
     for name, scorer in config.chosen().items():

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cogaze.evaluate.metrics import FloatArray
+from cogaze.evaluate.reports.words import RULES, Rule, Words
 from cogaze.evaluate.results import Figure
 from cogaze.evaluate.scores import Intervals
 
@@ -25,13 +26,14 @@ class Reports:
 
     keys: pseudonymous, unique. references: "" where there is none; a scorer is given no such row. texts: "" where
     nothing was said. groups (N,): the subject, else study, else the report itself, whose rows stay together in a
-    resample. Raises ValueError where the lengths differ.
+    resample. words: the rule by which both become words. Raises ValueError where the lengths differ.
     """
 
     keys: tuple[str, ...]
     references: tuple[str, ...]
     texts: tuple[str, ...]
     groups: npt.NDArray[np.str_]
+    words: Rule = "ptb"
 
     def __post_init__(self) -> None:
         lengths = {len(self.keys), len(self.references), len(self.texts), len(self.groups)}
@@ -50,7 +52,16 @@ class Reports:
             tuple(self.references[row] for row in rows),
             tuple(self.texts[row] for row in rows),
             self.groups[np.asarray(rows, dtype=np.int64)],
+            self.words,
         )
+
+    def words_of_references(self) -> tuple[Words, ...]:
+        """Return each reference as words."""
+        return tuple(RULES[self.words](text) for text in self.references)
+
+    def words_of_texts(self) -> tuple[Words, ...]:
+        """Return each text as words."""
+        return tuple(RULES[self.words](text) for text in self.texts)
 
 
 @dataclass(frozen=True, eq=False)

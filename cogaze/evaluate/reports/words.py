@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Literal
 
 Rule = Literal["ptb", "whitespace"]
+Words = tuple[str, ...]
 
 # What pycocoevalcap leaves out of Stanford's tokens. Its "-LRB-" never meets the lower-cased "-lrb-", so that brackets
 # count as words there, and so here. Quotes are the first four there.
@@ -54,18 +55,18 @@ TOKEN = re.compile(
 )
 
 
-def ptb_words(text: str) -> tuple[str, ...]:
+def ptb_words(text: str) -> Words:
     """Return the lower-cased words of a text as captioning metrics count them."""
     found = (WRITTEN.get(token, token).lower() for token in TOKEN.findall(text.translate(PLAIN)))
     return tuple(token for token in found if token not in LEFT_OUT)
 
 
-def whitespace_words(text: str) -> tuple[str, ...]:
+def whitespace_words(text: str) -> Words:
     """Return what stands between blanks, as it is: for text that is tokenised already."""
     return tuple(text.split())
 
 
-RULES: dict[str, Callable[[str], tuple[str, ...]]] = {"ptb": ptb_words, "whitespace": whitespace_words}
+RULES: dict[str, Callable[[str], Words]] = {"ptb": ptb_words, "whitespace": whitespace_words}
 SAID = {
     "ptb": "Penn Treebank tokens in lower case without punctuation, as pycocoevalcap's PTBTokenizer makes them",
     "whitespace": "what stands between blanks, case as it is",
