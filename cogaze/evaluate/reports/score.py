@@ -20,6 +20,7 @@ from cogaze.checkpoint import hidden, versions
 from cogaze.evaluate.metrics import FloatArray
 from cogaze.evaluate.reports.generated import Generated, read_generated
 from cogaze.evaluate.reports.meteor import Meteor
+from cogaze.evaluate.reports.organs import StructuredScorer
 from cogaze.evaluate.reports.overlap import Overlap
 from cogaze.evaluate.reports.scorers import Beside, Reports, Scored, Scorer
 from cogaze.evaluate.reports.words import Rule
@@ -46,6 +47,7 @@ class ScoreConfig:
     words: Rule = "ptb"
     repeats: int = REPEATS
     seed: int = 0
+    structured: StructuredScorer = field(default_factory=StructuredScorer)
     meteor: Meteor = field(default_factory=Meteor)
 
     def __post_init__(self) -> None:
@@ -59,7 +61,7 @@ class ScoreConfig:
 
     def every_scorer(self) -> dict[str, Scorer]:
         """Return all scorers by name, in the order in which they run: the quick ones first."""
-        scorers: list[Scorer] = [Overlap(), self.meteor]
+        scorers: list[Scorer] = [Overlap(), self.structured, self.meteor]
         return {scorer.name: scorer for scorer in scorers}
 
     def chosen(self) -> dict[str, Scorer]:
