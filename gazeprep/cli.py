@@ -101,6 +101,8 @@ def _synth_parser() -> ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--full_size", "--full-size", type=bool, default=False, nargs="?", const=True)
     parser.add_argument("--raw_gaze", "--raw-gaze", type=bool, default=False, nargs="?", const=True)
+    earlier = "share of subjects with a study before the others, to which the first one's report refers"
+    parser.add_argument("--earlier", type=float, default=0.0, help=earlier)
     parser.add_argument("--workers", type=int, default=0, help="processes, 0 for one per core")
     return parser
 
@@ -259,6 +261,7 @@ def _run_synth(options: Namespace) -> None:
         full_size=options.full_size,
         raw_gaze=options.raw_gaze,
         workers=options.workers,
+        earlier=options.earlier,
     )
 
 

@@ -22,6 +22,7 @@ from gazeprep.summary import Distribution, Histogram, Table, choose_cases, figur
 LARGE_PX, SMALL_PX = 480, 272  # long sides of a case's pictures and of its sentences' ones
 MOST_SENTENCES, MOST_FIXATIONS = 16, 400  # shown of one case, so that the page's size is bounded
 SECTIONS = ("indication", "history", "comparison", "technique", "findings", "impression", "last_paragraph")
+PRIOR_SECTIONS = ("prior_findings", "prior_impression", "prior_last_paragraph")  # where the build asked for them
 TIMES = ("sentence_start", "sentence_end", "window_start")
 MOST_FIGURES = 8  # of an evaluator, at once
 TICKS = 6  # about, on a time axis
@@ -301,7 +302,10 @@ def _facts(sample: LoadedSample) -> tuple[tuple[str, str], ...]:
 
 
 def _texts(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    return tuple((name.replace("_", " "), record[name]) for name in SECTIONS if record[name])
+    texts = [(name.replace("_", " "), record[name]) for name in (*SECTIONS, *PRIOR_SECTIONS) if record.get(name)]
+    if record.get("prior_study"):
+        texts.append(("prior study", f"{figure(record['prior_days'])} days before"))
+    return tuple(texts)
 
 
 def _ids(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

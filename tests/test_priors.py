@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from recorded import SMALL, tree
+from recorded import SMALL, sources_of, tree
 
 from gazeprep.build import BuildConfig, build
 from gazeprep.cases import Sources, collect
@@ -22,10 +22,16 @@ from gazeprep.cli import main
 from gazeprep.lint import lint
 from gazeprep.merge import merge
 from gazeprep.priors import last_before
+from gazeprep.report import ReportConfig, report_page
 from gazeprep.samples import MapConfig
 from gazeprep.schema import InputError, PriorContext
 from gazeprep.selection import select
 from gazeprep.shards import ShardFolder
+from gazeprep.synthetic import read_truth, write_corpus
+from gazeprep.synthetic.cast import role_of
+from gazeprep.synthetic.earlier import comparisons, earlier_findings
+from gazeprep.synthetic.findings import DEVICES, draw_findings
+from gazeprep.synthetic.model import Settings, make_subject
 
 ASKED = replace(SMALL, prior=True, maps=MapConfig((3, 3)))
 HOUR = 3_600_000
@@ -174,7 +180,7 @@ def own(mimic, tmp_path):
 
 
 def config(out, root, sample=ASKED, **changes):
-    return BuildConfig(out, Sources(mimic_jpg=root), sample, **{"shard_samples": 1, "executor": "inline", **changes})
+    return BuildConfig(out, Sources(mimic_jpg=root), sample, **{"shard_samples": 64, "executor": "inline", **changes})
 
 
 @pytest.fixture(scope="module")
@@ -332,29 +338,29 @@ def test_switching_it_changes_all_and_decodes_no_picture_again(own, asked, tmp_p
     out = tmp_path / "out"
     build(config(out, own, replace(ASKED, prior=False)))
     monkeypatch.setattr("gazeprep.samples.read_image", None)
-    assert build(config(out, own)).rebuilt == 11
+    assert build(config(out, own)).rebuilt == 3
     assert tree(out) == tree(asked)
     assert build(config(out, own)).rebuilt == 0
 
 
 def test_a_changed_earlier_report_builds_the_later_study_again(own, tmp_path):
     out = tmp_path / "out"
-    build(config(out, own))
+    build(config(out, own, shard_samples=1))
     path = study_folder(own, "10000001", "50000004").with_name("s50000004.txt")  # of which no sample is made
     path.write_text(REPORTS["50000004"].replace("Gone.", "Smaller."))
     os.utime(path, ns=(0, 1))
-    assert build(config(out, own)).rebuilt == 1
+    assert build(config(out, own, shard_samples=1)).rebuilt == 1
     assert by_study(out)["50000005"].prior_findings == "Smaller."
     path.unlink()
-    assert build(config(out, own)).rebuilt == 1
+    assert build(config(out, own, shard_samples=1)).rebuilt == 1
     assert by_study(out)["50000005"].prior_findings == ""
 
 
 def test_a_changed_date_builds_the_later_study_again(own, tmp_path):
     out = tmp_path / "out"
-    build(config(out, own))
+    build(config(out, own, shard_samples=1))
     write_metadata(own, ROWS.replace("21800601,0.0", "21800602,0.0"))
-    assert build(config(out, own)).rebuilt == 1
+    assert build(config(out, own, shard_samples=1)).rebuilt == 1
     assert by_study(out)["50000005"].prior_days == pytest.approx(WANTED["50000005"].prior_days - 1)
 
 
@@ -418,6 +424,13 @@ def test_merge_refuses_to_mix_and_takes_a_build_of_before_as_one_without(mimic, 
     assert lint(tmp_path / "all", workers=1).problems == ()
 
 
+def test_the_page_of_a_folder_shows_the_earlier_report_unless_redacted(asked):
+    told = ("Small left effusion.", "2 days before")
+    for redact in (False, True):
+        page = report_page(ShardFolder(asked), ReportConfig(cases=12, redact=redact))
+        assert [text in page for text in told] == [not redact] * 2
+
+
 # --- what cannot be used
 
 
@@ -470,3 +483,69 @@ def test_an_unreadable_earlier_report_rejects_the_sample_and_names_nobody(own, t
     secrets = [row.split(",")[i] for row in ROWS.splitlines() for i in (1, 2, 6)] + [str(own), "effusion", "mass"]
     assert [secret for secret in secrets if secret and secret in said] == []
     assert [secret for secret in secrets if secret and secret in (tmp_path / "out/dataset.json").read_text()] == []
+
+
+# --- synthetic subjects with an earlier study
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """Four synthetic subjects, each with a study before the others. Read only."""
+    return write_corpus(tmp_path_factory.mktemp("compared") / "corpus", 4, earlier=1.0)
+
+
+def test_a_synthetic_earlier_study_leaves_images_and_gaze_alone(compared, corpus):
+    """The corpus without begins with the same four subjects."""
+    kept = {path.relative_to(compared.out) for path in compared.out.rglob("*") if path.is_file()}
+    same = {path for path in kept if path.suffix in (".dcm", ".jpg", ".json") and (corpus.out / path).exists()}
+    same |= {path for path in kept if "main_data" in path.parts and path.parent.name.startswith("P")}
+    same -= {path for path in same if path.name == "SYNTHETIC.json"}
+    assert len(same) > 50
+    assert all((compared.out / path).read_bytes() == (corpus.out / path).read_bytes() for path in same)
+    assert len({path.parent for path in kept - same if path.suffix == ".dcm"}) == 4
+
+
+def test_the_share_of_subjects_with_an_earlier_study(tmp_path):
+    subjects = [make_subject(Settings(earlier=0.5), role_of(0, index)) for index in range(12)]
+    more = sum(len(subject.studies) - subject.role.studies for subject in subjects)
+    assert 0 < more < 12
+    with pytest.raises(InputError, match=r"the share of earlier studies is 1\.5, must be from 0 to 1"):
+        write_corpus(tmp_path / "none", 1, earlier=1.5)
+
+
+def test_the_later_report_tells_what_became_of_the_findings():
+    draw, told = np.random.default_rng(3), set()
+    for _ in range(200):
+        now = draw_findings(draw, (), 0.2)
+        before = earlier_findings(draw, now)
+        grade = {finding.name: finding.severity for finding in before}
+        seen = {finding.name: finding.severity for finding in now}
+        wanted = ["is new" if name not in grade else
+                  "has increased" if seen[name] > grade[name] else
+                  "has decreased" if seen[name] < grade[name] else "is unchanged"
+                  for name in seen if name.split("_")[0] not in DEVICES]  # fmt: skip
+        wanted += ["has resolved" for name in grade if name not in seen]
+        said = [statement.text for statement in comparisons(before, now)]
+        assert len(said) == len(wanted)
+        assert all(change in text for change, text in zip(wanted, said, strict=True)), said
+        told |= set(wanted)
+    assert len(told) == 5
+
+
+def test_synthetic_samples_have_the_earlier_report(compared, tmp_path):
+    sources = sources_of(compared, prefer="jpg")
+    build(
+        BuildConfig(tmp_path / "out", sources, replace(ASKED, maps=MapConfig((3, 3), px_per_deg=30)), executor="inline")
+    )
+    assert lint(tmp_path / "out", workers=1).problems == ()
+    shown = read_truth(compared.out).findings.groupby("study_id")["finding"].agg(set)
+    told = [record for record in records(tmp_path / "out") if record["prior_study"]]
+    assert len({record["subject_id"] for record in told}) == 4
+    assert any(record["has_gaze"] for record in told)
+    for record in told:
+        assert record["prior_findings"] != record["findings"]
+        before = shown.get(int(record["prior_study"]), set())
+        for name in shown.get(int(record["study_id"]), set()) - before:
+            kind = name.split("_")[0]
+            assert kind in DEVICES or "is new since the prior study" in record["findings"]
+        assert 0 < record["prior_days"] < 2 * 366

@@ -74,15 +74,20 @@ def write_corpus(
     full_size: bool = False,
     raw_gaze: bool = False,
     workers: int = 1,
+    earlier: float = 0.0,
 ) -> Corpus:
     """Write recordings of synthetic subjects in the layouts of REFLACX, EGD-CXR and MIMIC-CXR(-JPG).
 
     Every file is a function of the seed and the subject's number alone: neither more subjects nor more
     workers (0 for one per core) change what an earlier subject has. The first twelve subjects hold every special
     case. The folder appears when it is whole.
+    earlier: share of subjects with one more study, before the others, to which the first one's report refers; images,
+    gaze and dictation of the others stay as they are without.
     `out`/truth holds the known answer, see read_truth. Raises InputError where `out` is not empty.
     """
     out = Path(out)
+    if not 0 <= earlier <= 1:
+        raise InputError("bad_option", f"the share of earlier studies is {earlier}, must be from 0 to 1")
     if subjects < 1:
         raise InputError("bad_option", f"subjects is {subjects}; ask for at least 1")
     if out.exists() and any(out.iterdir()):
@@ -92,7 +97,8 @@ def write_corpus(
     unfinished = out.with_name(f".{out.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        written = _write(unfinished, Settings(seed, full_size, raw_gaze), subjects, workers or os.cpu_count() or 1)
+        settings = Settings(seed, full_size, raw_gaze, earlier)
+        written = _write(unfinished, settings, subjects, workers or os.cpu_count() or 1)
         unfinished.replace(out)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

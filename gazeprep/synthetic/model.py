@@ -9,6 +9,7 @@ from gazeprep.schema import BoolArray, Size
 from gazeprep.synthetic.anatomy import GRID_STEP_PX, REGIONS, Chest, region_mask, to_grid
 from gazeprep.synthetic.cast import Role
 from gazeprep.synthetic.dictation import Dictation, speak
+from gazeprep.synthetic.earlier import comparisons, earlier_findings
 from gazeprep.synthetic.findings import DISEASES, HEART_WIDTHS, Finding, Kind, draw_findings, finding_mask, make_finding
 from gazeprep.synthetic.reports import Form, Report, write_report
 from gazeprep.synthetic.scanpath import Manner, Scanpath, Scene, look
@@ -19,16 +20,20 @@ SMALL_SHRINK = 4
 CHF: tuple[Kind, ...] = ("cardiomegaly", "edema", "effusion")
 PNEUMONIA: tuple[Kind, ...] = ("consolidation", "groundglass")
 
+EARLIER = 2  # number of the study before the first one
+YEARS = {0: 0, 1: 1, EARLIER: -1}  # from the first study, by number
+
 Window = Literal["one", "many", "none", "voi_lut"]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a whole corpus shares."""
+    """What a whole corpus shares; earlier: share of subjects whose first study's report refers to one before it."""
 
     seed: int = 0
     full_size: bool = False
     raw_gaze: bool = False
+    earlier: float = 0.0
 
     @property
     def grid_step_px(self) -> int:
@@ -114,26 +119,38 @@ def make_subject(settings: Settings, role: Role) -> Subject:
     rng = generator(settings.seed, role.index, 2)
     woman, age = bool(rng.random() < 0.5), int(rng.integers(25, 90))
     subject_id = 10_000_000 + (role.index * 7_368_787 + settings.seed * 104_729 + 1_234_567) % 10_000_000
-    studies = tuple(_make_study(settings, role, number, woman) for number in range(role.studies))
+    studies = _make_studies(settings, role, woman)
     scene = make_scene(settings, studies[0]) if role.phase or role.egd else None
     readings = tuple(_make_readings(settings, role, studies[0], scene)) if scene else ()
     return Subject(role, subject_id, woman, age, studies, readings, scene)
 
 
-def _make_study(settings: Settings, role: Role, number: int, woman: bool) -> Study:
+def _make_studies(settings: Settings, role: Role, woman: bool) -> tuple[Study, ...]:
+    """Make the studies, the first one first; the one before it, where there is one, last."""
+    drawn = generator(settings.seed, role.index, 3)
+    before: tuple[Finding, ...] | None = None
+    if drawn.random() < settings.earlier:
+        first = _study_findings(generator(settings.seed, role.index, 10), role, role.flags)
+        before = earlier_findings(drawn, first)
+    numbers = (*range(role.studies), *(() if before is None else (EARLIER,)))
+    return tuple(_make_study(settings, role, number, woman, before) for number in numbers)
+
+
+def _make_study(settings: Settings, role: Role, number: int, woman: bool, before: tuple[Finding, ...] | None) -> Study:
     rng = generator(settings.seed, role.index, 10 + 20 * number)
     flags = role.flags if number == 0 else frozenset()
-    findings = _study_findings(rng, role, flags)
+    findings = before if before is not None and number == EARLIER else _study_findings(rng, role, flags)
     procedure = _procedure(rng, flags)
     form: Form = role.form if number == 0 else "full"
-    report = write_report(rng, findings, woman, procedure, form)
+    compared = comparisons(before, findings) if before is not None and number == 0 else None
+    report = write_report(rng, findings, woman, procedure, form, compared)
     chest = _make_chest(rng, _image_size(rng, settings, flags), findings, woman)
     images = tuple(
         _make_image(rng, flags, view, replace(chest, lateral=lateral), 11 + 20 * number + i, settings, role)
         for i, (view, lateral) in enumerate(_views(rng, flags, procedure))
     )
     study_id = 50_000_000 + ((role.index * 4 + number) * 3_141_593 + settings.seed * 7_919) % 10_000_000
-    year, month, day = 2110 + role.index % 80 + number, int(rng.integers(1, 13)), int(rng.integers(1, 29))
+    year, month, day = 2110 + role.index % 80 + YEARS[number], int(rng.integers(1, 13)), int(rng.integers(1, 29))
     clock = float(rng.integers(0, 24) * 10_000 + rng.integers(0, 60) * 100 + rng.integers(0, 60))
     date = year * 10_000 + month * 100 + day
     return Study(study_id, date, clock + round(float(rng.random()), 3), findings, report, images, procedure)

@@ -34,7 +34,8 @@ GENERAL = (
     "dizziness",
     "abdominal pain",
 )
-COMPARISONS = ("None.", "Chest radiograph ___.", "Prior radiograph from ___.", "CT chest ___.")
+PRIOR_RADIOGRAPH = "Prior radiograph from ___."
+COMPARISONS = ("None.", "Chest radiograph ___.", PRIOR_RADIOGRAPH, "CT chest ___.")
 TECHNIQUES = {
     "CHEST (PORTABLE AP)": "Portable AP view of the chest.",
     "CHEST (PA AND LAT)": "Chest, PA and lateral views.",
@@ -55,9 +56,17 @@ class Report:
 
 
 def write_report(
-    rng: np.random.Generator, findings: tuple[Finding, ...], woman: bool, procedure: str, form: Form
+    rng: np.random.Generator,
+    findings: tuple[Finding, ...],
+    woman: bool,
+    procedure: str,
+    form: Form,
+    compared: tuple[Statement, ...] | None = None,
 ) -> Report:
-    """Write the report of a study in one of the forms that occur."""
+    """Write the report of a study in one of the forms that occur; compared: what it says of an earlier study, if any.
+
+    The latter draws no random numbers: all else is as without.
+    """
     said = tuple(statements(rng, findings, int(rng.integers(4, 9))))
     who = "___ year old woman" if woman else "___ year old man"
     context = f"{who} with {complaint(rng, findings)}"
@@ -67,11 +76,14 @@ def write_report(
         else ""
     )
     impression = "" if form in ("last_paragraph", "no_headers") else _impression(rng, findings)
+    comparison = _pick(rng, COMPARISONS)
+    if compared is not None:
+        said, comparison = (*said, *compared), PRIOR_RADIOGRAPH
     labels = study_labels(said, impression)
     if form == "empty_findings":  # what is not written is not labelled
         labels = {label: value for label, value in labels.items() if value and label != "Support Devices"}
     body = " ".join(statement.text for statement in said).replace(" / ", "/")
-    sections = _sections(rng, form, context, history, procedure, body, impression)
+    sections = _sections(form, comparison, (context, history), procedure, body, impression)
     return Report(context, history, said, impression, layout(sections, form), labels)
 
 
@@ -118,9 +130,9 @@ def study_labels(said: tuple[Statement, ...], impression: str) -> dict[str, int]
 
 
 def _sections(
-    rng: np.random.Generator, form: Form, context: str, history: str, procedure: str, body: str, impression: str
+    form: Form, comparison: str, asked_for: tuple[str, str], procedure: str, body: str, impression: str
 ) -> list[tuple[str, str]]:
-    comparison = _pick(rng, COMPARISONS)
+    context, history = asked_for
     opening = [("EXAMINATION", procedure)]
     technique, last = ("TECHNIQUE", TECHNIQUES[procedure]), ("COMPARISON", comparison)
     if form == "history":
