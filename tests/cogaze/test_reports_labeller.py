@@ -1,10 +1,14 @@
 """Rule-based labels: one named sentence a rule, labels of whole reports, the synthetic corpus's own wording."""
 
+import numpy as np
 import pytest
 
 from cogaze.evaluate.reports.labeller import CODES, Said, codes_of, labels_of, said_in, sentences
 from cogaze.evaluate.reports.phrases import FINDINGS
 from gazeprep.schema import CHEXPERT_LABELS, LABEL_ABSENT
+from gazeprep.synthetic.findings import draw_findings
+from gazeprep.synthetic.reports import write_report
+from gazeprep.synthetic.wording import NORMALS
 
 SENTENCES = {
     # what is named
@@ -201,3 +205,27 @@ def test_every_label_but_no_finding_has_words():
 
 def test_a_label_stands_once_in_a_sentence_strongest_first():
     assert said_in("No left effusion but a right effusion.") == (Said("Pleural Effusion", "positive"),)
+
+
+# --- the synthetic corpus, whose sentences say what they claim
+
+OPACITY = "Lung Opacity"  # the corpus has it beside every consolidation, and not where lungs are clear
+
+
+@pytest.mark.parametrize("text", [text for normal in NORMALS for text in normal.texts])
+def test_normal_sentences_of_the_corpus_deny_what_it_says(text):
+    normal = next(one for one in NORMALS if text in one.texts)
+    said = {one.label: CODES[one.status] for one in said_in(text) if one.label != OPACITY}
+    assert said == dict.fromkeys(normal.labels, 0)
+
+
+def test_reports_of_the_corpus_have_its_labels():
+    rng = np.random.default_rng(5)
+    for number in range(120):
+        findings = draw_findings(rng, (), 0.3)
+        report = write_report(rng, findings, bool(number % 2), "CHEST (PA AND LAT)", "full")
+        text = " ".join(statement.text for statement in report.findings) + " " + report.impression
+        codes = {label: CODES[status] for label, status in labels_of(text).items() if label != OPACITY}
+        assert codes == {label: code for label, code in report.labels.items() if label != OPACITY}, text
+        opaque = {CODES[labels_of(text).get(OPACITY, "negative")] for one in findings if one.kind == "groundglass"}
+        assert 0 not in opaque, text
