@@ -9,8 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from twins import srrg as twin
 
+from cogaze.data.dataset import read_table
+from cogaze.data.lines import PlainScript
 from cogaze.data.srrg import SCHEMA, Named, read_srrg, study_of, write_targets
-from cogaze.evaluate.reports.structured import IMPRESSION, ORGANS, parse
+from cogaze.data.targets import TargetConfig, read_targets
+from cogaze.evaluate.reports.structured import IMPRESSION, ORGANS, parse, serialize
 from gazeprep.shards import ShardFolder
 from pipelines import srrg_targets
 
@@ -66,6 +69,24 @@ def test_the_table_is_what_training_reads(tmp_path):
         {"study_id": "50000001", "split": "train", "text": "Other:\n- x"},
         {"study_id": "50000002", "split": "train", "text": "Pleura:\n- No effusion."},
     ]
+
+
+def test_training_on_the_table_writes_structured_reports_of_its_studies_alone(records, shards, tmp_path):
+    train = [one for one in records if one["split"] == "train" and one["findings"]]
+    twin.write_srrg(tmp_path, [one for one in train if one["study_id"] != train[0]["study_id"]])
+    write_targets(read_srrg(tmp_path, "findings"), tmp_path / "targets.parquet")
+    config = TargetConfig(table=str(tmp_path / "targets.parquet"), images="all")
+    text = read_targets(shards, read_table(shards, "train"), config, empty=True).text
+    expected = {one["key"]: twin.structured_findings(one["findings"]) for one in records if one["split"] == "train"}
+    of_first = {one["key"] for one in records if one["study_id"] == train[0]["study_id"]}
+    assert text == {key: "" if key in of_first else said for key, said in expected.items()}
+
+
+@pytest.mark.parametrize("tokenizer", ["bytepair"], indirect=True)
+def test_lines_survive_the_tokens_of_gpt_2s_kind(tokenizer):
+    script = PlainScript(tokenizer, 200)
+    text = serialize({"Pleura": ["Clear.", "No 4-mm air."], "Other": ["Cough."]})
+    assert script.read(script.taught(["key"], [text]).labels) == [text]
 
 
 @pytest.mark.parametrize(
