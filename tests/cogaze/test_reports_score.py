@@ -95,11 +95,11 @@ def test_files_hold_figures_and_the_scores_of_each_report(table, tmp_path):
     assert scores.loc["a", "ROUGE-L"] == 1
     assert scores["ROUGE-L"].mean() == pytest.approx(figures["ROUGE-L"]["value"])
     assert "secretword" not in (tmp_path / "out/results.json").read_text() + results.markdown()
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "results.json",
-        "results.md",
-        "scores.parquet",
-    ]
+    files = ["marks.jsonl", "results.json", "results.md", "scores.parquet"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == files
+    marks = [json.loads(line) for line in (tmp_path / "out/marks.jsonl").read_text().splitlines()]
+    assert [one["key"] for one in marks] == list(SAID)
+    assert marks[4]["reference"][0]["text"] == "A secretword effusion."
 
 
 def test_text_that_is_tokenised_already_is_scored_as_it_is(table, tmp_path):
@@ -118,7 +118,7 @@ def test_a_scorer_that_fails_loses_no_other(table, tmp_path, monkeypatch):
     assert "heart" not in json.dumps(written)
     assert written["keys"]["figures"][0]["baselines"] == {"own": 0.5, "shuffled": 3}
     assert config.failed(results) == ["broken"]  # what lacks something has failed where it was asked for
-    assert ScoreConfig(table, tmp_path, ("missing", "keys")).failed(results) == ["missing", "broken"]
+    assert ScoreConfig(table, tmp_path, ("missing", "keys")).failed(results) == ["missing"]
     scores = pq.read_table(tmp_path / "scores.parquet").to_pydict()
     assert scores["place"][:2] == [ord("a"), ord("b")]
     assert np.isnan(scores["place"][2])
@@ -209,7 +209,7 @@ def test_the_command_scores_a_table_and_says_what_went_wrong(table, tmp_path, mo
 
 def test_a_scorer_that_is_asked_for_and_cannot_run_is_a_failure(table, tmp_path, monkeypatch):
     options = ["--generated", table, "--out", tmp_path / "out", "--repeats", 0, "--meteor.java", "no-java"]
-    assert run(monkeypatch, *options, "--scorers", "[METEOR]") == 1
+    assert run(monkeypatch, *options, "--scorers", "[meteor]") == 1
     written = json.loads((tmp_path / "out/results.json").read_text())
     assert written["results"]["METEOR"]["error"].startswith("not run: no java")
-    assert written["settings"]["scorers"] == ["METEOR"]
+    assert written["settings"]["scorers"] == ["meteor"]

@@ -19,6 +19,9 @@ import pyarrow.parquet as pq
 from cogaze.checkpoint import hidden, versions
 from cogaze.evaluate.metrics import FloatArray
 from cogaze.evaluate.reports.generated import Generated, read_generated
+from cogaze.evaluate.reports.label_f1 import RuleBasedF1
+from cogaze.evaluate.reports.marks import FILE as MARKS
+from cogaze.evaluate.reports.marks import write_marks
 from cogaze.evaluate.reports.meteor import Meteor
 from cogaze.evaluate.reports.organs import StructuredScorer
 from cogaze.evaluate.reports.overlap import Overlap
@@ -36,9 +39,10 @@ class ScoreConfig:
     """What is scored, and how.
 
     generated: a folder that pipelines/generate.py wrote, or a .parquet, .csv or .jsonl file with the columns
-    `reference` and `text`. out: where results.json, results.md and scores.parquet go. scorers: some of those that there
-    are, all by default. words: how texts become words: ptb, or whitespace where they are tokenised already. repeats: of
-    bootstrap intervals. seed: of these, and of who gets whose text in "shuffled".
+    `reference` and `text`. out: where results.json, results.md, scores.parquet and marks.jsonl go. scorers: some of
+    those that there are, all by default. words: how texts become words: ptb, or whitespace where they are tokenised
+    already. repeats: of bootstrap intervals. seed: of these, and of who gets whose text in "shuffled". Each scorer's
+    own options are below its name.
     """
 
     generated: Path
@@ -47,6 +51,7 @@ class ScoreConfig:
     words: Rule = "ptb"
     repeats: int = REPEATS
     seed: int = 0
+    labels: RuleBasedF1 = field(default_factory=RuleBasedF1)
     structured: StructuredScorer = field(default_factory=StructuredScorer)
     meteor: Meteor = field(default_factory=Meteor)
 
@@ -60,9 +65,13 @@ class ScoreConfig:
             raise ValueError(f"there is no scorer {', '.join(unknown)}; there are {', '.join(self.every_scorer())}")
 
     def every_scorer(self) -> dict[str, Scorer]:
-        """Return all scorers by name, in the order in which they run: the quick ones first."""
-        scorers: list[Scorer] = [Overlap(), self.structured, self.meteor]
-        return {scorer.name: scorer for scorer in scorers}
+        """Return all scorers by the name that chooses them, in the order in which they run: the quick ones first."""
+        return {
+            "overlap": Overlap(),
+            "labels": self.labels,
+            "structured": self.structured,
+            "meteor": self.meteor,
+        }
 
     def chosen(self) -> dict[str, Scorer]:
         """Return those that run."""
@@ -70,15 +79,16 @@ class ScoreConfig:
 
     def failed(self, results: Results) -> list[str]:
         """Name the scorers that gave no figures, but for those that lack something and were not asked for by name."""
-        errors = {name: results.outcomes[name].error for name in results.failed}
-        return [name for name, error in errors.items() if name in self.scorers or not error.startswith(NOT_RUN)]
+        errors = {name: results.outcomes[one.name].error for name, one in self.chosen().items()}
+        return [name for name, why in errors.items() if why and (self.scorers or not why.startswith(NOT_RUN))]
 
 
 def score(config: ScoreConfig) -> Results:
     """Run the scorers one after another, write results and each report's scores after each, and return the results.
 
-    Rows without a reference are scored by none; in scores.parquet they have NaN. Raises ValueError (InputError) where
-    the table cannot be read or no row has a reference.
+    Rows without a reference are scored by none; in scores.parquet they have NaN. What the sentences say of each finding
+    is written last, text and all. Raises ValueError (InputError) where the table cannot be read or no row has a
+    reference.
     """
     generated = read_generated(config.generated)
     having = np.flatnonzero([bool(one.strip()) for one in generated.reports.references])
@@ -90,10 +100,11 @@ def score(config: ScoreConfig) -> Results:
     columns: dict[str, FloatArray] = {}
     for name, scorer in config.chosen().items():
         started = time.monotonic()
-        outcome = results.attempt(name, partial(_found, scorer, reports, intervals, columns))
+        outcome = results.attempt(scorer.name, partial(_found, scorer, reports, intervals, columns))
         write_scores(config.out / SCORES, generated.reports.keys, having, columns)
         what = outcome.error or f"{len(outcome.figures)} figures"
         say(f"{name}: {what} ({time.monotonic() - started:.0f} s)")
+    write_marks(config.out / MARKS, generated.reports)
     return results
 
 
