@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+from cogaze.data.chat import PromptConfig
 from cogaze.data.collate import CollateConfig, TextConfig
 from cogaze.data.dataset import BESIDE, DatasetConfig
 from cogaze.data.loader import WorkerConfig
@@ -17,6 +18,7 @@ from cogaze.data.plan import PlanConfig
 from cogaze.data.targets import TargetConfig
 from cogaze.data.transforms import ViewConfig
 from cogaze.models.decoder import Start
+from cogaze.models.llm import Dtype, LanguageModel, LoraConfig
 from cogaze.models.report import Frozen
 from cogaze.objectives import CoGazeWeights, EgmaWeights, ReportWeights, Weights
 from cogaze.optim import OptimConfig
@@ -219,35 +221,59 @@ class EgmaRun(RunConfig):
 
 
 DecoderKind = Literal["cross_attention", "llm"]
+DECODERS: dict[DecoderKind, str] = {"cross_attention": "distilgpt2", "llm": "meta-llama/Llama-3.2-3B-Instruct"}
 
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """The language model that writes: a folder, or a name on a hub.
+    """The language model that writes: a folder, or a name on a hub; "" is the published one of its kind.
 
     kind: "cross_attention" is a GPT-2 whose blocks attend over the latents of image and context, with the tokenizer of
-    the pretrained model. start: "random" takes nothing of a GPT-2 but its sizes, as published.
+    the pretrained model; "llm" any causal language model, with its own, that reads them in a prompt. start, of a
+    GPT-2: "random" takes nothing of it but its sizes, as published. lora, dtype ("auto": bf16 on a GPU that has it,
+    else float32) and four_bit are of a language model, which itself stays as it is.
     """
 
     kind: DecoderKind = "cross_attention"
-    name: str = "distilgpt2"
+    name: str = ""
     start: Start = "pretrained"
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    dtype: Dtype = "auto"
+    four_bit: bool = False
+
+    @property
+    def model_name(self) -> str:
+        """The folder or name."""
+        return self.name or DECODERS[self.kind]
+
+    def language_model(self, sha256: str = "") -> LanguageModel:
+        """Return which language model this is."""
+        return LanguageModel(self.model_name, sha256, dtype=self.dtype, four_bit=self.four_bit, lora=self.lora)
 
 
 @dataclass(frozen=True)
 class ReportModelConfig(TowerConfig):
     """A pretrained CoGaze, in the folder that a run exported, and a decoder.
 
-    encoder_sha256: of the folder's weights, by which a run that goes on knows them. frozen: "tower" trains all but the
-    vision tower, as published for GPT-2; "encoder" the decoder alone.
+    encoder_sha256, decoder_sha256: of the folder's weights and of a language model's, by which a run that goes on knows
+    them. frozen: "tower" trains all but the vision tower, as published for GPT-2; "encoder" the decoder alone.
     """
 
     encoder: str = ""
     encoder_sha256: str = ""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    decoder_sha256: str = ""
     frozen: Frozen = "tower"
 
     names: ClassVar[tuple[str, ...]] = ("tokenizer", "encoder")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.decoder.kind == "llm" and self.frozen != "encoder":
+            raise ValueError(
+                f"frozen is {self.frozen}, but a language model is told what the pretrained encoder predicts and finds;"
+                " set it to encoder"
+            )
 
 
 @dataclass(frozen=True)
@@ -257,6 +283,7 @@ class ReportRun(RunConfig):
     method: Method = "report"
     model: ReportModelConfig = field(default_factory=ReportModelConfig)
     target: TargetConfig = field(default_factory=TargetConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
     objective: ReportWeights = field(default_factory=ReportWeights)
 
     def resolved(self) -> dict[str, Any]:
@@ -264,6 +291,9 @@ class ReportRun(RunConfig):
         values = super().resolved()
         for name in ("tokenizer", "encoder"):
             values["model"][name] = ""
+        values["model"]["decoder"]["name"] = public_name(self.model.decoder.model_name)
+        if self.model.decoder.kind != "llm":
+            del values["prompt"]
         if self.target.table:
             values["target"]["table"] = sha256_of(Path(self.target.table))
         return values
@@ -290,6 +320,11 @@ def from_options(parser: ArgumentParser, options: Namespace) -> RunConfig:
     values = parser.instantiate(options)
     kind = CoGazeRun if isinstance(values["model"], CoGazeModelConfig) else EgmaRun  # which refuses another method
     return kind(**{one.name: values[one.name] for one in fields(kind)})
+
+
+def public_name(name: str) -> str:
+    """Return what a tower is called where others read it: of a folder its last name."""
+    return Path(name).name if name and Path(name).is_dir() else name
 
 
 def _method_of(arguments: Sequence[str]) -> str:

@@ -10,8 +10,9 @@ from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
 from cogaze.card import Facts, model_card
 from cogaze.checkpoint import WHOLE, Position, hidden, publish, versions
+from cogaze.config import public_name
 from cogaze.methods import parts_of
-from cogaze.run import Run, public_name
+from cogaze.run import Run
 
 RUN = "run.json"
 

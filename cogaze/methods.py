@@ -11,17 +11,19 @@ from transformers import PreTrainedTokenizerBase
 from cogaze.config import CoGazeRun, EgmaRun, ReportRun, RunConfig
 from cogaze.data.collate import PUBLISHED_TOKENS, ROLES, Collate, count_positives
 from cogaze.data.dataset import SampleTable
-from cogaze.data.lines import PlainScript, ReportCollate
+from cogaze.data.lines import ReportCollate
 from cogaze.data.plan import gaze_choice
 from cogaze.data.targets import read_targets
 from cogaze.losses.labels import class_balanced_weights
 from cogaze.models.cogaze import CoGazeModel, build_cogaze
 from cogaze.models.decoder import build_cross_attention
 from cogaze.models.egma import EgmaModel, build_egma
+from cogaze.models.llm import PromptedDecoder, load_language_model
 from cogaze.models.pretrained import TwoTowerModel
 from cogaze.models.report import ReportModel, new_report_model
 from cogaze.models.text import Vocabulary
 from cogaze.objectives import CoGazeObjective, EgmaObjective, Objective, ReportObjective
+from cogaze.scripts import training_script
 from gazeprep.schema import CHEXPERT_LABELS
 
 Tables = dict[str, SampleTable]
@@ -114,14 +116,18 @@ def _build_report(config: ReportRun, tokenizer: PreTrainedTokenizerBase, *, grow
     if grown:
         raise ValueError("the pretrained model's tokenizer lacks special tokens; give the whole folder of a run")
     encoder = CoGazeModel.from_pretrained(config.model.encoder)
-    decoder = config.model.decoder
-    made = build_cross_attention(decoder.name, tokenizer, encoder.config.hidden_size, decoder.start)
-    return new_report_model(encoder, made, config.model.frozen)
+    decoder, width = config.model.decoder, encoder.config.hidden_size
+    if decoder.kind == "cross_attention":
+        made = build_cross_attention(decoder.model_name, tokenizer, width, decoder.start)
+        return new_report_model(encoder, made, config.model.frozen)
+    language_model = decoder.language_model(config.model.decoder_sha256)
+    prompted = PromptedDecoder(load_language_model(language_model), width, decoder.lora)
+    return new_report_model(encoder, prompted, config.model.frozen, language_model)
 
 
 def _report_reading(config: ReportRun, tables: Tables, tokenizer: PreTrainedTokenizerBase) -> Reading:
     targets = {split: read_targets(config.shards, table, config.target) for split, table in tables.items()}
-    script = PlainScript(tokenizer, config.target.max_tokens)
+    script = training_script(config, targets, tokenizer)
     collate = ReportCollate(tokenizer, config.collate, list(targets.values()), script)
     return Reading({split: one.table for split, one in targets.items()}, collate)
 

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from cogaze.config import DecoderConfig, FitConfig, ReportModelConfig, ReportRun
+from cogaze.data.chat import PromptConfig
 from cogaze.data.dataset import DatasetConfig
 from cogaze.data.loader import WorkerConfig
 from cogaze.data.plan import PlanConfig
 from cogaze.data.targets import TargetConfig
 from cogaze.evaluate.encoder import read_run
+from cogaze.models.llm import language_model_sha256
 from cogaze.models.report import Frozen
 from cogaze.optim import OptimConfig
 
@@ -39,7 +41,7 @@ class ReportFinetune:
 
     model: the folder of a CoGaze that pipelines/pretrain.py exported, whose prompts, view and tokenizer stay. shards: a
     folder or URL. out: where checkpoints and, in the end, model go. decoder: what writes. target: what is written.
-    frozen: "tower" trains all but the vision tower, "encoder" the decoder alone.
+    frozen: "tower" trains all but the vision tower, "encoder" the decoder alone. prompt: what a language model is told.
     """
 
     model: Path
@@ -48,6 +50,7 @@ class ReportFinetune:
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     target: TargetConfig = field(default_factory=TargetConfig)
     frozen: Frozen = "tower"
+    prompt: PromptConfig = field(default_factory=PromptConfig)
     plan: PlanConfig = PLAN
     data: ReportData = field(default_factory=ReportData)
     workers: WorkerConfig = field(default_factory=WorkerConfig)
@@ -66,9 +69,11 @@ class ReportFinetune:
                 encoder=str(self.model),
                 encoder_sha256=weights_sha256(self.model),
                 decoder=self.decoder,
+                decoder_sha256=self._decoder_sha256(),
                 frozen=self.frozen,
             ),
             target=self.target,
+            prompt=self.prompt,
             plan=self.plan,
             data=DatasetConfig(view=read.view, **data),
             collate=read.collate,
@@ -76,6 +81,9 @@ class ReportFinetune:
             optim=self.optim,
             fit=self.fit,
         )
+
+    def _decoder_sha256(self) -> str:
+        return language_model_sha256(self.decoder.model_name) if self.decoder.kind == "llm" else ""
 
 
 def weights_sha256(folder: Path) -> str:

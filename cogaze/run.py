@@ -4,7 +4,6 @@ import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import transformers
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from cogaze.checkpoint import Trained
-from cogaze.config import RunConfig
+from cogaze.config import RunConfig, public_name
 from cogaze.data.collate import Collate, add_special_tokens
 from cogaze.data.dataset import SampleTable, ShardDataset, read_table
 from cogaze.data.loader import Stream
@@ -175,11 +174,6 @@ def _configs(config: Any) -> Iterator[PreTrainedConfig]:
         yield config
         for name in config.sub_configs:
             yield from _configs(getattr(config, name))
-
-
-def public_name(name: str) -> str:
-    """Return what a tower is called where others read it: of a folder its last name."""
-    return Path(name).name if name and Path(name).is_dir() else name
 
 
 def _stream(
