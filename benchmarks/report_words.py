@@ -1,11 +1,13 @@
 """Words of real reports against Java's: python benchmarks/report_words.py --wheel torchxrayvision-1.5.7-*.whl.
 
 Open-i's reports by our rule and by pycocoevalcap's PTBTokenizer (Stanford's, which needs Java): how many have the same
-words. Then each text's figures against the report after it, end to end both ways. Prints counts and figures alone; the
-wheel comes by `pip download --no-deps torchxrayvision==1.5.7`.
+words, also written otherwise. Then the figures, end to end both ways, of texts whose first half is the report's own and
+whose second half is the next report's. Prints counts and figures alone; the wheel comes by
+`pip download --no-deps torchxrayvision==1.5.7`.
 """
 
 import argparse
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +24,14 @@ from cogaze.evaluate.reports.words import ptb_words
 from cogaze.evaluate.scores import Intervals
 from gazeprep.sources.open_files import openi_reports
 
+# Other ways in which reports are written, of the same ones.
+OTHERWISE = {
+    "in upper case": str.upper,
+    "names and dates as ___": lambda text: text.replace("XXXX", "___"),
+    "punctuation apart": lambda text: re.sub(r"([.,;:])", r" \1 ", text.lower()),
+    "no blank after a full stop": lambda text: text.replace(". ", "."),
+}
+
 
 def main() -> None:
     """Compare words, then figures."""
@@ -35,6 +45,8 @@ def main() -> None:
     compare_words(
         "indications and comparisons", [one for each in contexts for one in (each.indication, each.comparison) if one]
     )
+    for name, written in OTHERWISE.items():
+        compare_words(f"findings and impression, {name}", [written(one) for one in reports])
     compare_figures(reports)
 
 

@@ -16,7 +16,7 @@ RECORDED = {
     "(unchanged) [moderate]": "-lrb- unchanged -rrb- -lsb- moderate -rsb-",
     "A 1.5-cm nodule, 5x3 cm, 2-3 mm, 50%, <5 mm": "a 1.5-cm nodule 5x3 cm 2-3 mm 50 % < 5 mm",
     "CHF/pneumonia/mass/nodule, and/or T4/5": "chf/pneumonia/mass / nodule and/or t4/5",
-    "clear.No effusion,edema": "clear.no effusion edema",
+    "clear.No effusion,edema T12.Right": "clear.no effusion edema t12.right",
     "C5-C6, ___-year-old, left-sided": "c5-c6 ___ year-old left-sided",
     "\"Quoted\" and 'single' ``marks`` it’s": "quoted and single marks it 's",
     "Chest CT. PA. pa. No. 5; no change. approx. 3 cm.": "chest ct. pa. pa no. 5 no change approx 3 cm",
@@ -36,6 +36,10 @@ def test_words_are_those_of_the_published_tokenizer(text):
 
 def test_text_that_is_tokenised_already_stays_as_it_is():
     assert whitespace_words(" The  heart , is\nNormal .") == ("The", "heart", ",", "is", "Normal", ".")
+
+
+def test_a_long_text_without_blanks_is_read_in_one_go():
+    assert ptb_words("ab1," * 30_000) == ("ab1",) * 30_000  # minutes, were each place tried to the end
 
 
 @pytest.mark.slow  # starts Java

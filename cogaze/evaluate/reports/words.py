@@ -45,10 +45,10 @@ TOKEN = re.compile(
   | '(?:s|re|ve|ll|d|m)\b                                     # patient 's
   | [dol]'{LETTER}+
   | {HYPHENATED}(?:/{HYPHENATED}){{1,2}}                      # atelectasis/scarring
-  | {SIGN}[^\W_.,]*(?:[.,]+{SIGN}+)*(?:-{SIGN}+)+             # well-expanded, 3.5-cm
+  | {SIGN}+(?:[.,]+{SIGN}+){{0,3}}(?:-{SIGN}+)+                # well-expanded, 3.5-cm
   | (?<![\w-])[-+]?(?:\d*(?:[.,:]\d+)+|\d+(?!{SIGN}))         # -1.5, 10:30
   | \d*(?:[.,:]\d+)+
-  | {LETTER}+(?:[.?!]{LETTER}+)+                              # bilaterally.there
+  | {LETTER}{SIGN}*(?:[.?!]{LETTER}{SIGN}*)+                  # bilaterally.there
   | {LETTER}+(?:[&+]{LETTER}+)+ | {WORD}
   | _+ | \*+ | [?!]+ | \.\.\. | -{{2,}} | \S
     """,
@@ -59,8 +59,8 @@ TOKEN = re.compile(
 @lru_cache(2**15)  # a baseline says the same texts again
 def ptb_words(text: str) -> Words:
     """Return the lower-cased words of a text as captioning metrics count them."""
-    found = (WRITTEN.get(token, token).lower() for token in TOKEN.findall(text.translate(PLAIN)))
-    return tuple(token for token in found if token not in LEFT_OUT)
+    found = (token.lower() for token in TOKEN.findall(text.translate(PLAIN)))
+    return tuple(WRITTEN.get(token, token) for token in found if token not in LEFT_OUT)
 
 
 def whitespace_words(text: str) -> Words:
