@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from cogaze.data.srrg import SrrgTargets, read_srrg, write_targets
+from cogaze.data.srrg import SPLITS, SrrgTargets, read_srrg, write_targets
 from cogaze.evaluate.reports.structured import Part, Rules
 
 
@@ -19,10 +19,11 @@ def main() -> int:
     parser.add_argument("--srrg", type=Path, required=True, help="folder of the data set, with data/ below it")
     parser.add_argument("--part", choices=get_args(Part), required=True, help="which of its sections is to be written")
     parser.add_argument("--rules", choices=get_args(Rules), default="official", help="how its texts are read")
+    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS, help="its parts, by default all")
     parser.add_argument("--out", type=Path, required=True, help="the table, a parquet file")
     options = parser.parse_args()
     try:
-        targets = read_srrg(options.srrg, options.part, options.rules)
+        targets = read_srrg(options.srrg, options.part, options.rules, options.splits)
         write_targets(targets, options.out)
     except (ValueError, OSError) as error:
         print(f"srrg_targets: {error}", file=sys.stderr)

@@ -108,14 +108,14 @@ class _Sorting:
         return None
 
 
-def read_srrg(folder: Path, part: Part, rules: Rules = "official") -> SrrgTargets:
+def read_srrg(folder: Path, part: Part, rules: Rules = "official", splits: Sequence[str] = SPLITS) -> SrrgTargets:
     """Read srrg_findings or srrg_impression: a folder of data/<split>-00000-of-00001.parquet, or that data itself.
 
-    Each study's text is the canonical form of what the rules keep of it. Raises ValueError where a file or a column is
-    missing or cannot be read, or where no row has a text.
+    splits: the parts that are read. Each study's text is the canonical form of what the rules keep of it. Raises
+    ValueError where a file or a column is missing or cannot be read, or where no row has a text.
     """
     sorting = _Sorting(part, rules)
-    for row in _rows(Path(folder), part):
+    for row in _rows(Path(folder), part, splits):
         sorting.take(row)
     if not sorting.texts:
         why = ", ".join(f"{count} {reason}" for reason, count in sorting.left_out.items())
@@ -159,8 +159,8 @@ def write_targets(targets: SrrgTargets, out: Path) -> None:
     unfinished.replace(out)
 
 
-def _rows(folder: Path, part: Part) -> Iterator[_Row]:
-    for path, split in _files(folder):
+def _rows(folder: Path, part: Part, splits: Sequence[str]) -> Iterator[_Row]:
+    for path, split in _files(folder, splits):
         for batch in _batches(path, ("id", "image_paths", COLUMN_OF[part]), f"SRRG's {path.name}"):
             for row_id, paths, text in zip(
                 *(batch.column(name).to_pylist() for name in batch.schema.names), strict=True
@@ -168,7 +168,7 @@ def _rows(folder: Path, part: Part) -> Iterator[_Row]:
                 yield _Row(split, row_id or "", tuple(one or "" for one in paths or ()), text or "")
 
 
-def _files(folder: Path) -> Iterator[tuple[Path, str]]:
+def _files(folder: Path, splits: Sequence[str]) -> Iterator[tuple[Path, str]]:
     """Deliver the files with the part that each belongs to; raises ValueError for a missing or unknown one."""
     place = folder / "data" if (folder / "data").is_dir() else folder
     named = {path: _FILE.fullmatch(path.name) for path in sorted(place.glob("*.parquet"))}
@@ -177,7 +177,7 @@ def _files(folder: Path) -> Iterator[tuple[Path, str]]:
     other = [path.name for path, found in named.items() if not found or found[1] not in SPLITS]
     if other:
         raise ValueError(f"SRRG: {other[0]} is not one of {', '.join(SPLITS)} with -00000-of-00001.parquet; remove it")
-    for split in SPLITS:
+    for split in (one for one in SPLITS if one in splits):
         files = {path: found for path, found in named.items() if found and found[1] == split}
         announced = {int(found[3]) for found in files.values()}
         if announced and announced != {len(files)}:

@@ -121,6 +121,12 @@ def test_all_that_is_left_out_is_counted_by_reason(tmp_path):
     assert found.rows == 6
 
 
+def test_parts_that_are_not_asked_for_are_not_read(tmp_path):
+    write(tmp_path, test_reviewed=[row(50000001)], test=[row(50000001), row(50000002)], train=[row(50000003)])
+    found = read_srrg(tmp_path, "findings", splits=("test",))
+    assert (found.splits, found.rows) == ({"50000001": "test", "50000002": "test"}, 2)
+
+
 def test_lost_pieces_depend_on_the_rules(tmp_path):
     write(tmp_path, train=[row(50000001, "Pleura:\n- a\nwrapped\nOther:\n- b")])
     official, tolerant = (read_srrg(tmp_path, "findings", rules) for rules in ("official", "tolerant"))
