@@ -42,13 +42,15 @@ class BeamConfig:
     """How a text is searched for: the most probable of `beams` lines of words, by their mean log probability.
 
     max_tokens: of a text; 0 takes what the model learned with. length_penalty: the power of a line's length by which
-    its log probability is divided. no_repeat: words in a row that must not come twice, 0 for no such rule.
+    its log probability is divided. no_repeat: words in a row that must not come twice, 0 for no such rule. to_the_end:
+    look on until no line could become better, not only until it is unlikely, as published.
     """
 
     beams: int = 10
     max_tokens: int = 0
     length_penalty: float = 1.0
     no_repeat: int = 0
+    to_the_end: bool = False
 
     def __post_init__(self) -> None:
         if self.beams < 1 or min(self.max_tokens, self.no_repeat) < 0:
@@ -61,6 +63,7 @@ class BeamConfig:
             "max_new_tokens": self.max_tokens or learned,
             "length_penalty": self.length_penalty,
             "no_repeat_ngram_size": self.no_repeat,
+            "early_stopping": "never" if self.to_the_end else False,
             "do_sample": False,
         }
 
@@ -160,7 +163,7 @@ def _settings(config: GenerateConfig, writer: Writer, targets: Targets) -> dict[
     """Return what the texts depend on, without places."""
     keys = [targets.table.name(row) for row in range(len(targets.table))]
     search = replace(config.search, max_tokens=config.search.max_tokens or writer.target.max_tokens)
-    return {
+    found = {
         "model": {"weights sha256": weights_sha256(config.model), "run.json": sha256_of(config.model / "run.json")},
         "index": read_folder(config.shards).manifest["tables"]["index.parquet"]["sha256"],
         "split": config.split,
@@ -173,6 +176,8 @@ def _settings(config: GenerateConfig, writer: Writer, targets: Targets) -> dict[
         "precision": config.precision,
         "versions": versions(),
     }
+    plain: dict[str, Any] = json.loads(json.dumps(found))  # as it will be read again
+    return plain
 
 
 def _begin(out: Path, settings: dict[str, Any]) -> bool:

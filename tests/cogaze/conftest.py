@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a tower that is missing is missi
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from runs import changed
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -98,11 +99,6 @@ def model_folder(towers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     }
     (folder / "run.json").write_text(json.dumps({"method": "cogaze", **seen}))
     return folder
-
-
-def changed(part: Any, path: Sequence[str], value: Any) -> Any:
-    """Return a config with one value replaced, at a path of field names."""
-    return replace(part, **{path[0]: changed(getattr(part, path[0]), path[1:], value) if path[1:] else value})
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,11 @@ from cogaze.step import backward_window
 RATE = 1e-3  # of run_config
 
 
+def changed(part, path, value):
+    """Return a config with one value replaced, at a path of field names."""
+    return replace(part, **{path[0]: changed(getattr(part, path[0]), path[1:], value) if path[1:] else value})
+
+
 def run(config):
     """Train in this process, as a fresh one would."""
     AcceleratorState._reset_state(True)
