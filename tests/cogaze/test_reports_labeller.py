@@ -48,6 +48,16 @@ SENTENCES = {
         "No focal consolidation, large pleural effusion, or pneumothorax.",
         {"Pleural Effusion": "negative", "Pneumothorax": "negative", "Consolidation": "negative"},
     ),
+    "list with or, then another": (
+        "No consolidation, large effusion, or pneumothorax, but left atelectasis or edema.",
+        {
+            "Consolidation": "negative",
+            "Pleural Effusion": "negative",
+            "Pneumothorax": "negative",
+            "Atelectasis": "uncertain",
+            "Edema": "uncertain",
+        },
+    ),
     "to suggest": (
         "There is no opacity to suggest pneumonia.",
         {"Lung Opacity": "negative", "Pneumonia": "negative"},
@@ -105,6 +115,14 @@ SENTENCES = {
     ),
     "may be due to": ("This may be secondary to edema.", {"Edema": "uncertain"}),
     "likely": ("Likely atelectasis.", {"Atelectasis": "uncertain"}),
+    "is likely, then another": (
+        "Retrocardiac opacity is likely atelectasis.",
+        {"Lung Opacity": "positive", "Atelectasis": "uncertain"},
+    ),
+    "is likely": ("Atelectasis is likely.", {"Atelectasis": "uncertain"}),
+    "less likely": ("Pneumonia is less likely.", {"Pneumonia": "uncertain"}),
+    "to be considered": ("Pneumonia should be considered.", {"Pneumonia": "uncertain"}),
+    "probably present": ("Small effusions are probably present.", {"Pleural Effusion": "uncertain"}),
     "unlikely": ("Pneumonia is unlikely.", {"Pneumonia": "negative"}),
     "cannot be excluded": ("Pneumonia cannot be excluded.", {"Pneumonia": "uncertain"}),
     "cannot exclude": ("Cannot entirely exclude pneumonia.", {"Pneumonia": "uncertain"}),

@@ -36,6 +36,7 @@ _OWN_VERB = re.compile(
     r"(?<![^ ])(?:is|are|was|were|appears?|remains?|stable|unchanged|seen) (?:.* )?(?:,|and) "
     r"(?!(?:(?:is|are|also|appears?|remains?|within|upper|otherwise|probably|likely) )*$)"
 )
+NEIGHBOURS = 4  # findings among which the other one of "or" is: several labels may share words
 LONGEST_GAP = 12  # words between a part and what is said of it
 
 
@@ -102,36 +103,30 @@ def said_in(sentence: str) -> tuple[Said, ...]:
 
 
 def _named(text: str, reached: tuple[Scope, ...]) -> Iterator[Said]:
-    mentions = [
+    found = [
         _Mention(label, match.start(), match.end())
         for label, pattern in _FINDINGS.items()
         for match in pattern.finditer(text)
     ]
+    mentions = sorted(found, key=lambda one: (one.start, one.end))
+    undecided = _one_of_two(text, mentions)
     for mention in mentions:
         status = status_at(reached, mention.end - 1)
-        if status == "positive" and _one_of_two(text, mention, mentions):
+        if status == "positive" and mention in undecided:
             status = "uncertain"
         if status is not None:
             yield Said(mention.label, status)
 
 
-def _one_of_two(text: str, mention: _Mention, mentions: list[_Mention]) -> bool:
-    """Whether a finding is one of two that "or" joins, as in "atelectasis or early pneumonia"."""
-    if mention.label in NOT_A_DISEASE:
-        return False
-    for other in mentions:
-        first, second = sorted((mention, other), key=lambda one: one.start)
-        if other.label != mention.label and _OR.fullmatch(text, first.end, second.start):
-            return True
-    return False
-
-
-def _parts(text: str, reached: tuple[Scope, ...]) -> Iterator[Said]:
-    for words in _PARTS:
-        for name in words.name.finditer(text):
-            quality = _quality(text, words, name)
-            if quality is not None:
-                yield from _judged(words.part, quality, reached)
+def _one_of_two(text: str, mentions: list[_Mention]) -> set[_Mention]:
+    """Return the findings that "or" joins with another one's, as in "atelectasis or early pneumonia"."""
+    diseases = [one for one in mentions if one.label not in NOT_A_DISEASE]
+    joined = set()
+    for place, first in enumerate(diseases):
+        for second in diseases[place + 1 : place + 1 + NEIGHBOURS]:
+            if first.label != second.label and _OR.fullmatch(text, first.end, second.start):
+                joined |= {first, second}
+    return joined
 
 
 @dataclass(frozen=True)
@@ -143,9 +138,18 @@ class _Quality:
     end: int
 
 
-def _quality(text: str, words: _Words, name: re.Match[str]) -> _Quality | None:
+def _parts(text: str, reached: tuple[Scope, ...]) -> Iterator[Said]:
+    for words in _PARTS:
+        names = tuple(words.name.finditer(text))
+        said = sorted(_qualities(text, words), key=lambda one: (one.start, -one.end)) if names else []
+        for name in names:
+            quality = _quality(text, said, name)
+            if quality is not None:
+                yield from _judged(words.part, quality, reached)
+
+
+def _quality(text: str, said: list[_Quality], name: re.Match[str]) -> _Quality | None:
     """Return what is said of a part: the word right before it, else the first one after it in its own clause."""
-    said = sorted(_qualities(text, words), key=lambda one: (one.start, -one.end))
     for one in reversed(said):
         if one.end < name.start() and _ATTRIBUTE.fullmatch(text, one.end, name.start()):
             if not _PREDICATE.search(text, 0, one.start):

@@ -1,6 +1,7 @@
 """How far a "no", a "possible" or a "has resolved" reaches in a sentence, by rules of scope as NegEx has them."""
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -45,9 +46,13 @@ AFTER: dict[Kind, re.Pattern[str]] = {
     "uncertain": compiled(
         (
             r"(?:(?:is|are) )?unexcluded",
-            r"(?:is|are|was|were)(?: also)? (?:possible|likely|questionable|considered|probable)",
+            # "opacity is likely atelectasis" doubts what comes after alone
+            r"(?:is|are|was|were)(?: also| less)? (?:possible|likely|questionable|probable)"
+            r"(?= [,;/]| (?:in|given|at|on|and|but|than|also) |$)",
+            r"(?:is|are|was|were) less likely|(?:is|are) (?:possibly|probably|likely) (?:present|there)",
+            r"(?:should|could|may|might|can)(?: also)? be (?:considered|raised|questioned)",
             r"(?:(?:is|are|was|were) )?(?:suspected|questioned)",
-            r"(?:may|might|could)(?: also)? be (?:present|considered|possible|seen)",
+            r"(?:may|might|could)(?: also)? be (?:present|possible|seen)",
             r"(?:is|are|remains?) (?:\w+ ){0,2}(?:consideration|possibility|differential)",
             r"versus|vs|\?",
         )
@@ -92,38 +97,63 @@ class Scope:
     end: int
 
 
+@dataclass(frozen=True)
+class _Limits:
+    """Where the scopes of a sentence can end: found once, however many cues it has."""
+
+    text: str
+    clauses: tuple[int, ...]
+    causes: tuple[int, ...]
+    news: tuple[int, ...]
+    ors: tuple[int, ...]
+    verbs: tuple[int, ...]  # where they end
+
+    @classmethod
+    def of(cls, text: str) -> "_Limits":
+        clauses, causes, news, ors = (
+            tuple(match.start() for match in pattern.finditer(text)) for pattern in (CLAUSE, CAUSE, ANEW, GOES_ON)
+        )
+        return cls(text, clauses, causes, news, ors, tuple(match.end() for match in VERB.finditer(text)))
+
+    def end(self, start: int, kind: Kind) -> int:
+        """Return where a scope ends that begins here: a clause, for what is denied its cause, something new."""
+        end = _first(self.clauses, start, len(self.text))
+        if kind == "negative":
+            end = _first(self.causes, start, end)
+        place = bisect_left(self.ors, end)
+        last_or = self.ors[place - 1] if place else 0  # a list that goes on to an "or" is not over
+        return _first(self.news, max(start, last_or), end)
+
+    def start(self, end: int) -> int:
+        """Return where a scope begins that reaches back from here: after a verb, or the last comma of no list."""
+        place = bisect_right(self.verbs, end)
+        start = self.verbs[place - 1] if place else 0
+        comma = self.text.rfind(",", start, end)
+        return start if comma < 0 or AND_OR.search(self.text, comma, end) else comma
+
+
+def _first(places: tuple[int, ...], start: int, end: int) -> int:
+    """Return the first of ascending places from `start` on, `end` where there is none before it."""
+    place = bisect_left(places, start)
+    return min(places[place], end) if place < len(places) else end
+
+
 def scopes(text: str) -> tuple[Scope, ...]:
     """Return the scopes of all cues of a plain sentence."""
-    return (*_forward(text), *_backward(text))
+    limits = _Limits.of(text)
+    return (*_forward(limits), *_backward(limits))
 
 
-def _forward(text: str) -> Iterator[Scope]:
+def _forward(limits: _Limits) -> Iterator[Scope]:
     for kind, pattern in BEFORE.items():
-        for cue in pattern.finditer(text):
-            end = _end(text, cue.end())
-            cause = CAUSE.search(text, cue.end(), end) if kind == "negative" else None
-            yield Scope(kind, cue.end(), cause.start() if cause else end)
+        for cue in pattern.finditer(limits.text):
+            yield Scope(kind, cue.end(), limits.end(cue.end(), kind))
 
 
-def _end(text: str, start: int) -> int:
-    clause = CLAUSE.search(text, start)
-    end = clause.start() if clause else len(text)
-    for anew in ANEW.finditer(text, start, end):
-        if not GOES_ON.search(text, anew.end(), end):
-            return anew.start()
-    return end
-
-
-def _backward(text: str) -> Iterator[Scope]:
+def _backward(limits: _Limits) -> Iterator[Scope]:
     for kind, pattern in AFTER.items():
-        for cue in pattern.finditer(text):
-            yield Scope(kind, _start(text, cue.start()), cue.start())
-
-
-def _start(text: str, end: int) -> int:
-    start = max((verb.end() for verb in VERB.finditer(text, 0, end)), default=0)
-    comma = text.rfind(",", start, end)
-    return start if comma < 0 or AND_OR.search(text, comma, end) else comma
+        for cue in pattern.finditer(limits.text):
+            yield Scope(kind, limits.start(cue.start()), cue.start())
 
 
 def status_at(reached: tuple[Scope, ...], place: int) -> Status | None:
