@@ -193,6 +193,10 @@ def _report_parser() -> ArgumentParser:
     parser.add_argument("--redact", type=bool, default=False, nargs="?", const=True, help="no text, no source ids")
     parser.add_argument("--truth", type=Path | None, help="the synthetic corpus that the shards were built from")
     parser.add_argument("--results", type=Path | None, help="results.json of a model that was evaluated on the shards")
+    parser.add_argument("--generated", type=Path | None, help="a folder of reports that pipelines/generate.py wrote")
+    parser.add_argument("--scores", type=Path | None, help="what pipelines/score.py wrote about them")
+    parser.add_argument("--by", type=str, default="", help="the score that studies are chosen by, such as bleu_4")
+    parser.add_argument("--studies", type=int, default=3, help="how many of the best and of the worst")
     return parser
 
 
@@ -350,9 +354,13 @@ def _run_preview(options: Namespace) -> None:
 def _run_report(options: Namespace) -> None:
     try:
         from gazeprep.report import ReportConfig, write_report
+        from gazeprep.written_page import WrittenConfig
     except ModuleNotFoundError as error:
         raise ValueError(f"{error.name} is not installed; run pip install 'gazeprep-cogaze[report]'") from None
-    config = ReportConfig(options.cases, options.redact, options.truth, options.results)
+    if options.generated is None and (options.scores is not None or options.by):
+        raise ValueError("--scores and --by are about generated reports: give their folder too (--generated)")
+    written = options.generated and WrittenConfig(options.generated, options.scores, options.by, options.studies)
+    config = ReportConfig(options.cases, options.redact, options.truth, options.results, written)
     size = write_report(options.shards, options.out, config)
     _printer()(f"wrote {options.out.name}, {size / 1e6:.1f} MB")
 

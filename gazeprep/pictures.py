@@ -77,9 +77,14 @@ def webp(image: npt.NDArray[np.uint8]) -> Picture:
 
 def map_picture(image: GrayImage, sample: LoadedSample, row: int) -> Picture:
     """Return a sample's decoded picture, perhaps shrunk, under row `row` of its maps."""
-    factor = image.shape[1] / sample.record["stored_width_px"]
-    left, top, right, bottom = (edge * factor for edge in map_extent(sample.record))
-    return webp(overlay(image, sample.maps[row], (left, top, right, bottom)))
+    return map_over(image, sample.record, sample.maps[row])
+
+
+def map_over(image: GrayImage, record: Mapping[str, Any], gaze_map: npt.NDArray[np.floating]) -> Picture:
+    """Return the decoded picture of a record's sample, perhaps shrunk, under a map of its whole image."""
+    factor = image.shape[1] / record["stored_width_px"]
+    left, top, right, bottom = (edge * factor for edge in map_extent(record))
+    return webp(overlay(image, gaze_map, (left, top, right, bottom)))
 
 
 def bare_map(gaze_map: npt.NDArray[np.floating], side_px: int) -> Picture:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from gazeprep.scanpath_agreement import SIMILARITIES, ComparisonScores, Scanpath
 from gazeprep.shards import LoadedSample, ShardFolder
 from gazeprep.stores import appearing_whole, remove_abandoned
 from gazeprep.summary import Distribution, Histogram, Table, choose_cases, figure, marked, summarize
+from gazeprep.written_page import WrittenConfig, written_section
 
 LARGE_PX, SMALL_PX = 480, 272  # long sides of a case's pictures and of its sentences' ones
 MOST_SENTENCES, MOST_FIXATIONS = 16, 400  # shown of one case, so that the page's size is bounded
@@ -34,13 +36,14 @@ class ReportConfig:
     """What a report shows: how many cases; `redact` leaves out text, source ids and the folder's name.
 
     truth: the folder of the synthetic corpus that the shards were built from, to compare them with its known answer.
-    results: the results.json of a model that was evaluated on the shards.
+    results: the results.json of a model that was evaluated on the shards. written: reports that a model wrote of them.
     """
 
     cases: int = 12
     redact: bool = False
     truth: Path | None = None
     results: Path | None = None
+    written: WrittenConfig | None = None
 
     def __post_init__(self) -> None:
         if self.cases < 0:
@@ -139,15 +142,7 @@ def write_report(shards: Path | str, out: Path, config: ReportConfig | None = No
 def report_page(folder: ShardFolder, config: ReportConfig) -> str:
     """Return the report of a folder as HTML."""
     summary = summarize(folder)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["figure"] = figure
-    return environment.get_template("report.html.jinja").render(
+    return _template().render(
         name="" if config.redact else folder.root.resolve().name,
         redact=config.redact,
         summary=summary,
@@ -160,11 +155,25 @@ def report_page(folder: ShardFolder, config: ReportConfig) -> str:
         scanpaths=scanpath_table(scanpath_agreement(folder)),
         known=known_answer(folder, config.truth) if config.truth is not None else (),
         results=results_tables(config.results) if config.results is not None else (),
+        written=written_section(folder, config.written, config.redact) if config.written is not None else None,
         most_figures=MOST_FIGURES,
         cases=[case_view(folder.sample(key), config.redact) for key in choose_cases(folder, config.cases)],
         versions=folder.manifest["versions"],
         schema_version=folder.manifest["schema_version"],
     )
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["figure"] = figure
+    return environment.get_template("report.html.jinja")
 
 
 def agreement_table(agreement: ReaderAgreement) -> Table | None:

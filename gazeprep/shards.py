@@ -406,15 +406,20 @@ def read_npy(data: bytes) -> npt.NDArray[Any]:
     return array
 
 
-def read_npz(data: bytes) -> dict[str, npt.NDArray[Any]]:
-    """Read every array of an npz from bytes; raises ValueError as `read_npy` does, or where it unpacks to more."""
+def read_npz(data: bytes, most_bytes: int | None = None) -> dict[str, npt.NDArray[Any]]:
+    """Read every array of an npz from bytes; raises ValueError as `read_npy` does, or where it unpacks to more.
+
+    most_bytes: what a compressed one may unpack to; without it, no more than its own length.
+    """
+    most = len(data) if most_bytes is None else most_bytes
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = archive.infolist()
-            is_plain = sum(member.file_size for member in members) <= len(data)
+            is_plain = sum(member.file_size for member in members) <= most
             arrays = {member.filename: archive.read(member) for member in members} if is_plain else {}
     except _ZIP_ERRORS as error:
         raise ValueError(f"the npz cannot be read ({type(error).__name__})") from None
     if not is_plain:
-        raise ValueError("the npz claims to hold more than its own bytes")
+        allowed = "its own bytes" if most_bytes is None else f"{most_bytes} bytes"
+        raise ValueError(f"the npz claims to hold more than {allowed}")
     return {name.removesuffix(".npy"): read_npy(array) for name, array in arrays.items()}
