@@ -242,7 +242,7 @@ def mimic_targets(root: Path, corpus: Corpus) -> Iterator[Target]:
         plain = head(corpus.mimic_cxr_jpg / f"{file}.gz", root / file)
 
         def read() -> None:
-            mimic = open_mimic(None, root)
+            mimic = open_mimic(None, root, prior=True)
             for image in mimic.images:
                 mimic.labels(image.study_id)
                 mimic.report_ref(image.study_id, image.subject_id)
@@ -254,7 +254,7 @@ def mimic_targets(root: Path, corpus: Corpus) -> Iterator[Target]:
 
     def read_packed(data: bytes) -> None:
         packed.write_bytes(data)
-        open_mimic(None, lone)
+        open_mimic(None, lone, prior=True)
 
     yield Target("mimic metadata packed", (seed,), read_packed, packed=True)
     overrides = root.with_name("overrides.csv")
@@ -272,7 +272,7 @@ def mimic_eye_targets(root: Path, corpus: Corpus) -> Iterator[Target]:
         head(root / patient.name / name, root / patient.name / name)
 
     def read() -> None:
-        use_all(mimic_eye.open_mimic_eye(root).readings)
+        use_all(mimic_eye.open_mimic_eye(root, prior=True).readings)
 
     for name in tables:
         yield of_file(f"mimic-eye {Path(name).stem}", root / patient.name / name, read)

@@ -434,6 +434,18 @@ def test_the_page_of_a_folder_shows_the_earlier_report_unless_redacted(asked):
 # --- what cannot be used
 
 
+def test_a_metadata_table_without_rows_dates_nothing(own):
+    write_metadata(own, "")
+    noted = collect(Sources(mimic_jpg=own), prior=True).noted
+    assert noted["inputs whose study has no date or time"] == 11
+    for path in own.glob("*.csv"):
+        path.unlink()
+    for path in own.rglob("*.jpg"):
+        path.unlink()
+    with pytest.raises(InputError, match="the sources name no reading and no image"):
+        collect(Sources(mimic_jpg=own), prior=True)
+
+
 def test_a_build_without_dates_is_refused(own, tables, tmp_path):
     def fails(sources, reason, match):
         with pytest.raises(InputError, match=match) as error:

@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,6 +83,8 @@ def _mixed(folder: ShardFolder, donors: Mapping[str, str], dealt: Dealt) -> Iter
         members = {role: folder.member(key, role) for role in MEMBERS}
         record, other = json.loads(members["json"]), json.loads(folder.member(donor, "json"))
         moved = (VIEW, *OF_CONTEXT) if dealt == "image and context" else (VIEW,)
+        if other.get("prior_study") == record["study_id"]:  # its own report would be its context
+            other |= asdict(PriorContext())
         record |= {name: other[name] for name in moved if name in other}
         members |= {"image": folder.member(donor, "image"), "json": json_member(record)}
         row: dict[str, Any] = {name: value for name, value in folder.row(key).items() if name not in PLACES}

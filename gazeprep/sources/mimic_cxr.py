@@ -239,7 +239,7 @@ def read_mimic(
         split_of_dicom=split_of_dicom,
         split_of_subject=split_of_subject,
         overrides={} if overrides is None else _overrides(overrides),
-        priors=last_before(ids.assign(began_ms=ids["dicom_id"].map(metadata["began_ms"]))) if prior else None,
+        priors=_priors(ids, metadata) if prior else None,
         _find_report=find_report,
         _label_row_of_study=row_of_study,
         _labels=label_values,
@@ -455,6 +455,11 @@ def _metadata(paths: Sequence[Path], dates: Sequence[str]) -> pd.DataFrame:
             raise _bad_cell("bad_size", kind, column, bad, what)
         table[column] = values
     return table.assign(began_ms=_began_ms(table, kind)) if dates else table
+
+
+def _priors(ids: pd.DataFrame, metadata: pd.DataFrame) -> Priors:
+    began_ms = ids["dicom_id"].map(metadata["began_ms"]).astype(np.float64)  # of tables without rows it would be text
+    return last_before(ids.assign(began_ms=began_ms))
 
 
 def _began_ms(table: pd.DataFrame, kind: str) -> FloatArray:

@@ -10,6 +10,7 @@ from cogaze.data.collate import Collate, CollateConfig, TextConfig
 from cogaze.data.dataset import DatasetConfig, ShardDataset, read_table
 from cogaze.data.plan import PlanItem
 from cogaze.data.transforms import ViewConfig
+from cogaze.evaluate import control
 from cogaze.evaluate.canvas import CanvasReader
 from cogaze.evaluate.control import deal_out
 from cogaze.evaluate.encoder import Encoder
@@ -76,6 +77,20 @@ def test_it_goes_with_the_context_that_is_dealt_out(dated, tmp_path):
     dealt = [after.sample(key).record for key in after.index["key"]]
     assert {tuple(record[name] for name in context) for record in dealt} <= told
     assert any(record["prior_study"] for record in dealt)
+
+
+def test_a_study_is_dealt_no_context_that_tells_its_own_report(dated, tmp_path, monkeypatch):
+    index = ShardFolder(dated).index.query("split == 'train'")
+    records = [ShardFolder(dated).sample(key).record for key in index["key"]]
+    later = next(record for record in records if record["prior_study"])
+    first = next(record for record in records if record["study_id"] == later["prior_study"])
+    donors = {record["key"]: record["key"] for record in records} | {first["key"]: later["key"]}
+    monkeypatch.setattr(control, "_donors", lambda *_: donors)
+    deal_out(dated, tmp_path / "dealt", seed=0, dealt="image and context")
+    dealt = ShardFolder(tmp_path / "dealt").sample(first["key"]).record
+    assert dealt["indication"] == later["indication"]
+    assert (dealt["prior_study"], dealt["prior_days"], prior_of(dealt)) == ("", -1.0, "")
+    assert prior_of(ShardFolder(tmp_path / "dealt").sample(later["key"]).record) == prior_of(later) != ""
 
 
 class Shower:
