@@ -10,7 +10,7 @@ import pytest
 from test_reports_overlap import pairs, reports_of
 
 from cogaze.evaluate.reports import meteor as module
-from cogaze.evaluate.reports.meteor import Meteor, meteor, summable
+from cogaze.evaluate.reports.meteor import Meteor, counts_of, meteor, summable
 from cogaze.evaluate.results import NotRunError
 from cogaze.evaluate.scores import Intervals
 
@@ -55,21 +55,29 @@ def ended(process: int) -> bool:
     return False
 
 
-def test_one_program_answers_for_all_reports_and_is_gone(program, tmp_path):
+def test_one_program_answers_for_texts_and_baselines_and_is_gone(program, tmp_path):
     started = tmp_path / "started"
     scorer = program(
         f"open({str(started)!r}, 'a').write(f'{{os.getpid()}} ')",
         "for line in sys.stdin: print(*[len(line.split('|||')[2].split())] + [0] * 22, flush=True)",
     )
-    references, texts = pairs()
-    assert list(scorer.counts(references, texts)[:, 0]) == [len(one) for one in texts]
+    reports = reports_of(*pairs())
+    assert set(scorer.score(reports, Intervals(0)).figures[0].baselines) == {"shuffled", "commonest"}
     [process] = started.read_text().split()
     assert ended(int(process))
 
 
+def test_counts_come_in_the_order_of_the_reports(program):
+    scorer = program("for line in sys.stdin: print(*[len(line.split('|||')[2].split())] + [0] * 22, flush=True)")
+    references, texts = pairs()
+    with scorer.program() as running:
+        assert list(counts_of(running, reports_of(references, texts))[:, 0]) == [len(one) for one in texts]
+
+
 def test_a_separator_inside_a_text_is_taken_out(program):
     scorer = program("for line in sys.stdin: print(*[line.count('|||')] + [0] * 22, flush=True)")
-    assert scorer.counts([("a", "|||")], [("|||b",)])[0, 0] == 2
+    with scorer.program() as running:
+        assert counts_of(running, reports_of([("a", "|||")], [("|||b",)]))[0, 0] == 2
 
 
 WRONG = {
@@ -87,7 +95,7 @@ WRONG = {
 def test_a_program_that_misbehaves_is_told_without_text(case, program, capfd):
     lines, message = WRONG[case]
     with pytest.raises(ValueError, match=message) as raised:
-        program(*lines).counts([("secret",)] * 2, [("secret",)] * 2)
+        program(*lines).score(reports_of([("secret",)] * 2, [("secret",)] * 2), Intervals(0))
     assert "secret" not in str(raised.value) + "".join(capfd.readouterr())
 
 
@@ -109,13 +117,14 @@ def test_a_program_that_hangs_is_killed_with_what_it_started(program, tmp_path):
 
 
 def test_what_is_missing_is_named_with_its_cure(monkeypatch, tmp_path):
+    one = reports_of([("a",)], [("a",)])
     with pytest.raises(NotRunError, match=r"^no java: the command 'no-java' is not found; install"):
-        Meteor(java="/nowhere/no-java").counts([("a",)], [("a",)])
+        Meteor(java="/nowhere/no-java").score(one, Intervals(0))
     with pytest.raises(NotRunError, match=r"^absent\.jar is not there"):
-        Meteor(java=sys.executable, jar=tmp_path / "absent.jar").counts([("a",)], [("a",)])
+        Meteor(java=sys.executable, jar=tmp_path / "absent.jar").score(one, Intervals(0))
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(NotRunError, match=r"pip install 'gazeprep-cogaze\[java\]'"):
-        Meteor(java=sys.executable).counts([("a",)], [("a",)])
+        Meteor(java=sys.executable).score(one, Intervals(0))
 
 
 @pytest.mark.slow  # two Java programs, which read a table of 60 MB

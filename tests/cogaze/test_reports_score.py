@@ -11,9 +11,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from cogaze.evaluate.reports import score as module
+from cogaze.evaluate.reports.baselines import other_texts, others_places, with_baselines
 from cogaze.evaluate.reports.overlap import Overlap
-from cogaze.evaluate.reports.score import ScoreConfig, other_texts, others_places, score
+from cogaze.evaluate.reports.score import ScoreConfig, score
 from cogaze.evaluate.reports.scorers import Reports, Scored
 from cogaze.evaluate.results import Figure, NotRunError
 from cogaze.evaluate.scores import Intervals
@@ -124,6 +124,19 @@ def test_a_scorer_that_fails_loses_no_other(table, tmp_path, monkeypatch):
     assert np.isnan(scores["place"][2])
 
 
+def test_a_baseline_that_fails_loses_no_figure(table, tmp_path, monkeypatch):
+    class Once(OfKeys):
+        def score(self, reports, intervals):
+            if intervals.repeats == 0:
+                raise RuntimeError(reports.references[0])
+            return super().score(reports, intervals)
+
+    monkeypatch.setattr(ScoreConfig, "every_scorer", lambda config: {"keys": Once()})
+    outcome = score(ScoreConfig(table, tmp_path, repeats=1)).outcomes["keys"]
+    assert outcome.figures[0].baselines == {"own": 0.5}
+    assert outcome.notes["baselines not made"].startswith("RuntimeError in ")
+
+
 def test_scores_are_written_after_each_scorer(table, tmp_path, monkeypatch):
     class Late(OfKeys):
         name = "late"
@@ -159,7 +172,7 @@ def test_shuffled_texts_are_all_of_other_subjects():
 def test_there_is_no_shuffling_where_one_subject_has_most_reports(table):
     assert others_places(reports_of(["a", "a", "b"]), 0) is None
     assert others_places(reports_of(["a"]), 0) is None
-    figures = module.with_baselines(Overlap(), Overlap().score(reports_of(["a"]), Intervals(0)), reports_of(["a"]), 0)
+    figures = with_baselines(Overlap(), Overlap().score(reports_of(["a"]), Intervals(0)), reports_of(["a"]), 0)
     assert set(figures[0].baselines) == {"commonest", "ceiling"}
 
 

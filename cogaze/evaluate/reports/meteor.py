@@ -10,9 +10,9 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
@@ -20,12 +20,14 @@ from typing import ClassVar
 import numpy as np
 
 from cogaze.evaluate.metrics import FloatArray
+from cogaze.evaluate.reports.baselines import other_texts
 from cogaze.evaluate.reports.scorers import Beside, Reports, Scored
 from cogaze.evaluate.reports.words import SAID, Words
 from cogaze.evaluate.results import NotRunError
 from cogaze.evaluate.scores import Intervals
 
 JAR = "meteor/meteor-1.5.jar"
+BESIDE: tuple[Beside, ...] = ("shuffled", "commonest")
 COUNTS = 23  # numbers that the program says of a pair
 MODULES = (1.0, 0.6, 0.8, 0.6)  # weight of a match: the same word, its stem, a synonym, a paraphrase
 ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75  # of English: recall, fragments twice, content words
@@ -44,22 +46,23 @@ class Meteor:
     timeout_s: float = 300.0
 
     name: ClassVar[str] = "METEOR"
-    beside: ClassVar[tuple[Beside, ...]] = ("shuffled", "commonest")
+    beside: ClassVar[tuple[Beside, ...]] = ()  # its own, so that one program is started for all
 
     def score(self, reports: Reports, intervals: Intervals) -> Scored:
         """Score N reports. Raises NotRunError where Java or the jar is missing, ValueError where the program fails."""
-        counts = self.counts(reports.words_of_references(), reports.words_of_texts())
+        with self.program() as program:
+            counts = counts_of(program, reports)
+            others = {name: other_texts(name, reports, intervals.seed) for name in BESIDE}
+            beside: dict[str, float] = {
+                name: float(meteor(counts_of(program, replace(reports, texts=texts)).sum(axis=0)))
+                for name, texts in others.items()
+                if texts is not None
+            }
         figure = intervals.figure_of_counts(
-            "METEOR", float(meteor(counts.sum(axis=0))), lambda drawn: meteor(drawn @ counts), reports.groups, {}
+            "METEOR", float(meteor(counts.sum(axis=0))), lambda drawn: meteor(drawn @ counts), reports.groups, beside
         )
         notes = {"words": SAID[reports.words], "program": "meteor-1.5.jar, -l en -norm"}
         return Scored([figure], {"METEOR": meteor(counts)}, notes)
-
-    def counts(self, references: Sequence[Words], texts: Sequence[Words]) -> FloatArray:
-        """Return what the program counts in each of N pairs (N, 23), ready to be summed."""
-        with self.program() as program:
-            lines = [program.ask(_request(*pair)) for pair in zip(references, texts, strict=True)]
-        return summable(np.array([_numbers(line, number) for number, line in enumerate(lines, 1)]))
 
     @contextmanager
     def program(self) -> Iterator["Program"]:
@@ -83,6 +86,13 @@ class Meteor:
             yield program
         finally:
             program.end()
+
+
+def counts_of(program: "Program", reports: Reports) -> FloatArray:
+    """Return what the program counts in each of N reports (N, 23), ready to be summed."""
+    pairs = zip(reports.words_of_references(), reports.words_of_texts(), strict=True)
+    lines = [program.ask(_request(*pair)) for pair in pairs]
+    return summable(np.array([_numbers(line, number) for number, line in enumerate(lines, 1)]))
 
 
 class Program:

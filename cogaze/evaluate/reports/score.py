@@ -4,7 +4,6 @@ A scorer that fails, or lacks a package, Java or weights, leaves its reason in t
 """
 
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,6 +17,9 @@ import pyarrow.parquet as pq
 
 from cogaze.checkpoint import hidden, versions
 from cogaze.evaluate.metrics import FloatArray
+from cogaze.evaluate.reports.baselines import with_baselines
+from cogaze.evaluate.reports.chexbert import CheXbertF1
+from cogaze.evaluate.reports.clinical import Clinical
 from cogaze.evaluate.reports.generated import Generated, read_generated
 from cogaze.evaluate.reports.label_f1 import RuleBasedF1
 from cogaze.evaluate.reports.marks import FILE as MARKS
@@ -25,9 +27,9 @@ from cogaze.evaluate.reports.marks import write_marks
 from cogaze.evaluate.reports.meteor import Meteor
 from cogaze.evaluate.reports.organs import StructuredScorer
 from cogaze.evaluate.reports.overlap import Overlap
-from cogaze.evaluate.reports.scorers import Beside, Reports, Scored, Scorer
+from cogaze.evaluate.reports.scorers import Reports, Scorer
 from cogaze.evaluate.reports.words import Rule
-from cogaze.evaluate.results import NOT_RUN, REPEATS, Figure, Found, Results
+from cogaze.evaluate.results import NOT_RUN, REPEATS, Found, Results, told
 from cogaze.evaluate.scores import Intervals
 from cogaze.log import say
 
@@ -54,6 +56,8 @@ class ScoreConfig:
     labels: RuleBasedF1 = field(default_factory=RuleBasedF1)
     structured: StructuredScorer = field(default_factory=StructuredScorer)
     meteor: Meteor = field(default_factory=Meteor)
+    chexbert: CheXbertF1 = field(default_factory=CheXbertF1)
+    clinical: Clinical = field(default_factory=Clinical)
 
     def __post_init__(self) -> None:
         if self.words not in get_args(Rule):
@@ -71,6 +75,8 @@ class ScoreConfig:
             "labels": self.labels,
             "structured": self.structured,
             "meteor": self.meteor,
+            "chexbert": self.chexbert,
+            **{one.metric.radeval: one for one in self.clinical.scorers()},
         }
 
     def chosen(self) -> dict[str, Scorer]:
@@ -114,55 +120,11 @@ def _found(scorer: Scorer, reports: Reports, intervals: Intervals, columns: dict
     wrong = [name for name, values in scored.columns.items() if name in columns or values.shape != (len(reports),)]
     if wrong:
         raise ValueError(f"{scorer.name}: columns {wrong} are another scorer's, or have not {len(reports)} rows")
-    figures = with_baselines(scorer, scored, reports, intervals.seed)
     columns |= scored.columns
-    return Found(figures, scored.notes)
-
-
-# --- what a figure has to beat
-
-
-def with_baselines(scorer: Scorer, scored: Scored, reports: Reports, seed: int) -> list[Figure]:
-    """Return a scorer's figures, each beside its value on the other texts that the scorer names."""
-    others = {name: texts for name in scorer.beside if (texts := other_texts(name, reports, seed)) is not None}
-    values = {
-        name: {one.name: one.value for one in scorer.score(replace(reports, texts=texts), Intervals(0)).figures}
-        for name, texts in others.items()
-    }
-    return [
-        replace(
-            one, baselines=dict(one.baselines) | {name: by[one.name] for name, by in values.items() if one.name in by}
-        )
-        for one in scored.figures
-    ]
-
-
-def other_texts(name: Beside, reports: Reports, seed: int) -> tuple[str, ...] | None:
-    """Return the texts (N,) that a baseline says; None where one subject has more than half of the reports."""
-    if name == "ceiling":
-        return reports.references
-    if name == "commonest":
-        most = Counter(" ".join(one.split()).lower() for one in reports.references).most_common(1)[0][0]
-        said = next(one for one in reports.references if " ".join(one.split()).lower() == most)
-        return (said,) * len(reports)
-    places = others_places(reports, seed)
-    return None if places is None else tuple(reports.texts[place] for place in places)
-
-
-def others_places(reports: Reports, seed: int) -> list[int] | None:
-    """Permute N reports so that each meets one of another group; None where one group has more than half of them."""
-    numbers = np.unique(reports.groups, return_inverse=True)[1]
-    largest = int(np.bincount(numbers).max())
-    if 2 * largest > len(reports):
-        return None
-    # Groups one after another, in random order: the report that comes `largest` places later is of another one.
-    order = np.argsort(np.random.default_rng(seed).permutation(numbers.max() + 1)[numbers], kind="stable")
-    places = np.empty(len(reports), dtype=np.int64)
-    places[order] = np.roll(order, -largest)
-    return [int(place) for place in places]
-
-
-# --- files
+    try:
+        return Found(with_baselines(scorer, scored, reports, intervals.seed), scored.notes)
+    except Exception as error:  # noqa: BLE001 - whatever a baseline needs, it must not lose the figures
+        return Found(scored.figures, {**scored.notes, "baselines not made": told(error)})
 
 
 def write_scores(
