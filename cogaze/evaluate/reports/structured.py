@@ -156,7 +156,7 @@ class _Reader:
     heading: str | None = None
     bullets: list[str] = field(default_factory=list)
     outside: Reason = "before any heading"
-    sections: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    sections: dict[str, list[str]] = field(default_factory=dict)
     dropped: list[Dropped] = field(default_factory=list)
 
     def take(self, line: str) -> None:
@@ -174,18 +174,18 @@ class _Reader:
     def done(self) -> Structured:
         self._close()
         empty = [Dropped("heading without bullets", f"{name}:") for name, said in self.sections.items() if not said]
-        return Structured({name: said for name, said in self.sections.items() if said}, (*self.dropped, *empty))
+        kept = {name: tuple(said) for name, said in self.sections.items() if said}
+        return Structured(kept, (*self.dropped, *empty))
 
     def _close(self) -> None:
         """Keep the bullets of the heading that ends here."""
         if self.heading is None:
             return
-        earlier = self.sections.get(self.heading, ())
-        if self.loose:
-            self.sections[self.heading] = (*earlier, *self.bullets)
-        else:
-            self.dropped.extend(_each("replaced by a repeated heading", earlier))
-            self.sections[self.heading] = tuple(self.bullets)
+        kept = self.sections.setdefault(self.heading, [])
+        if not self.loose:
+            self.dropped.extend(_each("replaced by a repeated heading", kept))
+            kept.clear()
+        kept.extend(self.bullets)
         self.heading, self.bullets = None, []
 
     def _unknown(self, line: str) -> None:
