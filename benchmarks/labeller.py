@@ -182,6 +182,12 @@ def main() -> None:
         rows = (table[label] for table in tables)
         cells = (f"{row.precision:.3f} | {row.recall:.3f} | {row.between()}" for row in rows)
         print(f"| {label} | {count} | {' | '.join(cells)} |")
+    normal = np.array([["normal" in one.terms] for one in used])
+    row = row_of(
+        micro, Cells.of(normal, codes[:, [CHEXPERT_LABELS.index("No Finding")]] == 1), Intervals(options.repeats)
+    )
+    print(f"\nNo Finding against the term `normal` ({normal.sum()} coded), which old and bony findings exclude too:")
+    print(f"precision {row.precision:.3f}, recall {row.recall:.3f}, F1 {row.between()}")
 
 
 if __name__ == "__main__":

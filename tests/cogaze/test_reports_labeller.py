@@ -182,6 +182,17 @@ def test_sentences_end_where_a_reader_ends_them():
     text = "1. A 3.5 cm nodule.\n2. No effusion!  Edema?\n\nDr. X was told"
     assert sentences(text) == ("1. A 3.5 cm nodule.", "2. No effusion!", "Edema?", "Dr. X was told")
     assert sentences(" \n ") == ()
+    listed = (
+        "Pleura:\n- No effusion\n- Left pneumothorax\n\nImpression: 1. Small left\npneumothorax 2. No 3.5 cm nodule"
+    )
+    assert sentences(listed) == (
+        "Pleura:",
+        "- No effusion",
+        "- Left pneumothorax",
+        "Impression:",
+        "1. Small left pneumothorax",
+        "2. No 3.5 cm nodule",
+    )
 
 
 def test_the_strongest_sentence_of_a_report_counts():

@@ -23,7 +23,14 @@ NO_FINDING = CHEXPERT_LABELS.index("No Finding")
 NOT_A_DISEASE = ("No Finding", "Support Devices")
 KEPT_SENTENCES = 2**16  # generated reports repeat theirs
 
-SENTENCE_END = re.compile(r"(?<=[.?!])(?<!\b\d\.)(?<!\bdr\.)(?<!\bvs\.)\s+|\n\s*\n", re.IGNORECASE)
+SENTENCE_END = re.compile(
+    r"""
+    (?<=[.?!])(?<!\b\d\.)(?<!\bdr\.)(?<!\bvs\.)\s+
+  | \n\s*\n | (?<=:)[ ]*\n | \n(?=\s*[-*•]\s)  # paragraphs, headings, bullets
+  | \s+(?=\d{1,2}\.\s+[A-Za-z])               # items of a numbered list
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
 
 _FINDINGS = {label: compiled(patterns) for label, patterns in FINDINGS.items()}
 _NOTHING = compiled(NOTHING)
