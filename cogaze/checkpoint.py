@@ -32,6 +32,7 @@ from cogaze.optim import MovingAverage, Schedule
 
 FOLDER = "checkpoints"
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+LOADED = StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)  # _refuse_others is strict
 PACKAGES = ("gazeprep-cogaze", "torch", "accelerate", "transformers", "numpy")
 # What a run may go on with: how far and how often, not what it learns from. Processes times micro-batches may be
 # cut otherwise, the global batch is the same.
@@ -142,7 +143,8 @@ def load_checkpoint(accelerator: Accelerator, path: Path, trained: Trained, conf
             "beside the checkpoints), or start another run in another out"
         )
     weights: dict[str, Any] = load_file(path / "model.safetensors")
-    set_model_state_dict(trained.model, weights, options=WHOLE)
+    _refuse_others(path, weights, trained.model)
+    set_model_state_dict(trained.model, weights, options=LOADED)
     moments: dict[str, Any] = {
         "state": _nested(load_file(path / "optimizer.safetensors")),
         "param_groups": state["optimizer_groups"],
@@ -159,6 +161,16 @@ def load_checkpoint(accelerator: Accelerator, path: Path, trained: Trained, conf
     else:
         set_seed(config["fit"]["seed"] + position.steps_done, device_specific=True)
     return position
+
+
+def _refuse_others(path: Path, weights: dict[str, Any], model: nn.Module) -> None:
+    """Raise ValueError where weights are not exactly a model's; a part may keep frozen ones out of its state."""
+    wrong = sorted(weights.keys() ^ {name.removeprefix("module.") for name in model.state_dict()})
+    if wrong:
+        raise ValueError(
+            f"checkpoint {path.name} has {len(wrong)} weights too few or too many, such as {wrong[0]}; start another"
+            " run in another out"
+        )
 
 
 def differences(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -77,6 +77,7 @@ class GenerateConfig:
     goes on where it was. split: whose studies. table: the parquet file of texts, if the model learned such, for the
     references. batch: studies at once. attention: also where each sentence looks. limit: only so many studies, the
     first by key; 0 for all. precision: "bf16" where the device has it. device: "" takes what there is.
+    language_model: the folder of the one that the model was trained on, if that was a folder.
     """
 
     model: Path
@@ -90,6 +91,7 @@ class GenerateConfig:
     limit: int = 0
     precision: Literal["no", "bf16"] = "no"
     device: str = ""
+    language_model: str = ""
     workers: int = 0
 
     def __post_init__(self) -> None:
@@ -114,12 +116,13 @@ def generate(config: GenerateConfig) -> Written:
     """
     quiet()
     state = PartialState()
-    writer = load_writer(config.model, config.device or state.device)
+    writer = load_writer(config.model, config.device or state.device, config.language_model)
     targets = _targets(config, writer)
     settings = _settings(config, writer, targets)
     done = _begin(config.out, settings)
     if done:
         return Written(len(targets.table), 0)
+    writer = writer.told(config.shards, targets.table, [config.model.parent, config.out], config.workers)
     batches, process = batches_of(len(targets.table), config.batch), Process.current()
     own = [one for one in range(process.rank, len(batches), process.count) if not _part(config.out, one).exists()]
     _together(lambda: _write_parts(config, writer, targets, {one: batches[one] for one in own}))

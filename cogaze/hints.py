@@ -78,20 +78,26 @@ class Looker:
 
 
 def hints(
-    looker: Looker, root: str, asked: Sequence[SampleTable], training: Targets, prompt: PromptConfig, kept: Path
+    looker: Looker,
+    root: str,
+    asked: Sequence[SampleTable],
+    training: Targets,
+    prompt: PromptConfig,
+    kept: Sequence[Path],
 ) -> dict[str, Hint]:
     """Return the hints of every sample of some tables, by key, with the report of the similar one.
 
-    training: whose reports may be told. kept: a folder where what was found is kept, and taken from if it is of the
-    same encoder, samples and prompt.
+    training: whose reports may be told. kept: folders that may have what was found before of the same encoder, samples
+    and prompt; what is found now goes into the last.
     """
     origin = _origin(looker, root, training, prompt)
-    found = read_found(kept / FILE, origin)
-    if any(table.name(row) not in found for table in asked for row in range(len(table))):
+    keys = {table.name(row) for table in asked for row in range(len(table))}
+    before = (read_found(folder / FILE, origin) for folder in kept)
+    found = next((one for one in before if keys <= one.keys()), None)
+    if found is None:
         found = _find(looker, root, asked, training, prompt)
         if Process.current().is_main:
-            write_found(kept / FILE, found, origin)
-    keys = (table.name(row) for table in asked for row in range(len(table)))
+            write_found(kept[-1] / FILE, found, origin)
     return {key: _hint(found[key], training.text) for key in keys}
 
 
@@ -156,7 +162,7 @@ def _find(
     shown, shown_of = Embedded.of(candidates[prompt.similar_by][known]), whose(people, training.table)[known]
     found: dict[str, Found] = {}
     for table in asked:
-        rows = candidates if table is training.table else looked_at(looker, table)
+        rows = _among(candidates, training.table, table) or looked_at(looker, table)
         places = nearest(Similarity(Embedded.of(rows["image"]), shown), whose(people, table), shown_of)
         likely = rows["logits"] > math.log(prompt.disease_threshold / (1 - prompt.disease_threshold))
         for row in np.flatnonzero(rows["valid"]).tolist():
@@ -164,6 +170,13 @@ def _find(
             found[table.name(row)] = Found(similar, tuple(np.flatnonzero(likely[row]).tolist()))
         found |= {table.name(row): Found("", ()) for row in np.flatnonzero(~rows["valid"]).tolist()}
     return found
+
+
+def _among(rows: Rows, of: SampleTable, table: SampleTable) -> Rows | None:
+    """Return the rows of a table's samples if they are all among those of another's."""
+    place = {key: row for row, key in enumerate(of.key.tolist())}
+    places = [place.get(key, -1) for key in table.key.tolist()]
+    return None if min(places) < 0 else {name: values[places] for name, values in rows.items()}
 
 
 def _people(root: str) -> pd.DataFrame:

@@ -1,7 +1,8 @@
 """Which script a decoder has: how its reports become tokens, in training and when a saved model writes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from accelerate import PartialState
@@ -10,54 +11,76 @@ from transformers import PreTrainedTokenizerBase
 from cogaze.config import ReportRun
 from cogaze.data.chat import ChatScript
 from cogaze.data.collate import Collate
-from cogaze.data.dataset import SampleTable, ShardDataset
+from cogaze.data.dataset import SampleTable, ShardDataset, read_folder, read_table
 from cogaze.data.lines import PlainScript, Script
-from cogaze.data.targets import Targets
+from cogaze.data.targets import TargetConfig, Targets, read_targets
 from cogaze.frozen import stored_tokens
 from cogaze.hints import Looker, hints
 from cogaze.models.cogaze import CoGazeModel
 from cogaze.models.llm import check_length, language_model_config, load_chat_tokenizer
+from cogaze.models.report import ReportModel
 
 
 def training_script(config: ReportRun, targets: Mapping[str, Targets], tokenizer: PreTrainedTokenizerBase) -> Script:
-    """Return the script of a run's decoder, which for a language model first looks for hints.
+    """Return the script of a run's decoder, which for a language model first looks for hints, of all splits.
 
     targets: by split, "train" among them. Raises ValueError where prompt and text are too long for the decoder.
     """
-    decoder = config.model.decoder
-    if decoder.kind == "cross_attention":
+    if config.model.decoder.kind == "cross_attention":
         return PlainScript(tokenizer, config.target.max_tokens)
     with torch.random.fork_rng(devices=[]):  # so that a run is the same whether or not it finds its hints made
-        return _chat(config, targets, tokenizer)
+        encoder = CoGazeModel.from_pretrained(config.model.encoder).eval()
+        script = _chat(config, 2 * encoder.config.perceiver_latents)
+        if not config.prompt.asks_for_hints:
+            return script
+        encoder.to(PartialState().device)
+        looker = Looker(
+            encoder,
+            config.model.encoder_sha256,
+            _datasets(config, encoder),
+            Collate(tokenizer, config.collate),
+            config.workers.workers,
+            config.data.skip_corrupt,
+        )
+        held = set(read_folder(config.shards).index["split"])
+        judged = [read_table(config.shards, split) for split in ("validate", "test") if split in held]
+        asked = [targets["train"].table, *judged]
+        return told(script, looker, config.shards, asked, config.target, [config.out])
 
 
-def _chat(config: ReportRun, targets: Mapping[str, Targets], tokenizer: PreTrainedTokenizerBase) -> ChatScript:
-    decoder = config.model.decoder
-    encoder = CoGazeModel.from_pretrained(config.model.encoder).eval()
-    latents = 2 * encoder.config.perceiver_latents
-    chat = load_chat_tokenizer(decoder.model_name)
-    script = ChatScript(chat, config.prompt, latents, config.target.max_tokens)
-    check_length(language_model_config(decoder.model_name), script.most_tokens())
-    if not config.prompt.asks_for_hints:
-        return script
-    asked = [one.table for one in targets.values()]
-    looker = _looker(config, encoder, Collate(tokenizer, config.collate))
-    return script.hinted(hints(looker, config.shards, asked, targets["train"], config.prompt, config.out))
+def saved_script(folder: Path, model: ReportModel, tokenizer: PreTrainedTokenizerBase, target: TargetConfig) -> Script:
+    """Return the script of a model that a run exported; a language model's is still without hints."""
+    if model.config.language_model is None:
+        return PlainScript(tokenizer, target.max_tokens)
+    return ChatScript.from_pretrained(folder, 2 * model.encoder.config.perceiver_latents, target.max_tokens)
 
 
-def _looker(config: ReportRun, encoder: CoGazeModel, collate: Collate) -> Looker:
-    data = replace(config.data, skip_corrupt=True)
+def told(
+    script: ChatScript,
+    looker: Looker,
+    shards: str,
+    asked: Sequence[SampleTable],
+    target: TargetConfig,
+    kept: Sequence[Path],
+) -> ChatScript:
+    """Return a script with the hints of these samples; similar ones are of the training split, with a report."""
+    training = read_targets(shards, read_table(shards, "train"), replace(target, table=""))
+    return script.hinted(hints(looker, shards, asked, training, script.config, kept))
+
+
+def _chat(config: ReportRun, latents: int) -> ChatScript:
+    name = config.model.decoder.model_name
+    script = ChatScript(load_chat_tokenizer(name), config.prompt, latents, config.target.max_tokens)
+    check_length(language_model_config(name), script.most_tokens())
+    return script
+
+
+def _datasets(config: ReportRun, encoder: CoGazeModel) -> Callable[[SampleTable], ShardDataset]:
+    data = replace(config.data.still(), skip_corrupt=True)
 
     def dataset(table: SampleTable) -> ShardDataset:
-        view = data.view if table.split == "train" else data.view.still()
+        view = config.data.view if table.split == "train" else data.view
         features = stored_tokens(config, table, view, encoder.vision) if data.features else None
-        return ShardDataset(config.shards, table, encoder.patch_grid, data.still(), features)
+        return ShardDataset(config.shards, table, encoder.patch_grid, data, features)
 
-    return Looker(
-        model=encoder.to(PartialState().device),
-        sha256=config.model.encoder_sha256,
-        dataset=dataset,
-        collate=collate,
-        workers=config.workers.workers,
-        skip_corrupt=config.data.skip_corrupt,
-    )
+    return dataset

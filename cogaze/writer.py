@@ -1,7 +1,7 @@
 """A saved model that writes reports: batches of images to texts, and where each of their sentences looks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,17 @@ from jsonargparse import ArgumentParser
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from cogaze.data.collate import Batch, CollateConfig, report_sentences
-from cogaze.data.lines import PlainScript, ReportBatch, ReportCollate, Script
+from cogaze.data.chat import ChatScript
+from cogaze.data.collate import Batch, Collate, CollateConfig, report_sentences
+from cogaze.data.dataset import DatasetConfig, SampleTable, ShardDataset
+from cogaze.data.lines import ReportBatch, ReportCollate, Script
 from cogaze.data.targets import TargetConfig, Targets
 from cogaze.data.transforms import ViewConfig
 from cogaze.evaluate.encoder import RUN_FILE, read_run
 from cogaze.evaluate.gaze import attention
+from cogaze.hints import Looker
 from cogaze.models.report import LATENT_FIELDS, ReportModel
+from cogaze.scripts import saved_script, told
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,10 @@ class Looked:
 
 @dataclass(frozen=True, eq=False)
 class Writer:
-    """A model with what it needs to read images and contexts as it learned to, and to write."""
+    """A model with what it needs to read images and contexts as it learned to, and to write.
+
+    encoder_sha256: of the weights of the pretrained model that it was trained on.
+    """
 
     model: ReportModel
     tokenizer: PreTrainedTokenizerBase
@@ -38,6 +45,7 @@ class Writer:
     view: ViewConfig
     target: TargetConfig
     script: Script
+    encoder_sha256: str = ""
 
     @property
     def device(self) -> torch.device:
@@ -47,6 +55,23 @@ class Writer:
     def reading(self, targets: Targets) -> ReportCollate:
         """Return what makes batches of examples."""
         return ReportCollate(self.tokenizer, self.collate, [targets], self.script)
+
+    def told(self, shards: str, table: SampleTable, kept: Sequence[Path], workers: int = 0) -> "Writer":
+        """Return the writer of these samples, to which a language model is told what the encoder predicts and finds.
+
+        kept: as cogaze.hints.hints has it.
+        """
+        if not isinstance(self.script, ChatScript) or not self.script.config.asks_for_hints:
+            return self
+        data = DatasetConfig(view=self.view.still(), skip_corrupt=True)
+        looker = Looker(
+            self.model.encoder,
+            self.encoder_sha256,
+            lambda one: ShardDataset(shards, one, self.model.patch_grid, data),
+            Collate(self.tokenizer, self.collate),
+            workers,
+        )
+        return replace(self, script=told(self.script, looker, shards, [table], self.target, kept))
 
     @torch.no_grad()
     def write(self, batch: ReportBatch, options: dict[str, Any]) -> tuple[list[str], Tensor]:
@@ -89,14 +114,19 @@ class Writer:
         return [Looked(*row, one) for row, one in zip(rows, found.cpu(), strict=True)]
 
 
-def load_writer(folder: str | Path, device: torch.device | str = "cpu") -> Writer:
-    """Load what a run of report writing exported; raises ValueError where the folder holds something else."""
+def load_writer(folder: str | Path, device: torch.device | str = "cpu", language_model: str = "") -> Writer:
+    """Load what a run of report writing exported; raises ValueError where the folder holds something else.
+
+    language_model: where the one is that it was trained on, if that was a folder.
+    """
     read = read_run(folder, ("report",))
     target = _target_of(read.stated)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model: Any = ReportModel.from_pretrained(folder)
+    model: Any = ReportModel.from_pretrained(folder, language_model=language_model)
     model.to(device).eval()
-    return Writer(model, tokenizer, read.collate, read.view, target, PlainScript(tokenizer, target.max_tokens))
+    script = saved_script(Path(folder), model, tokenizer, target)
+    trained_on = read.stated["model"]["encoder_sha256"]
+    return Writer(model, tokenizer, read.collate, read.view, target, script, trained_on)
 
 
 def _target_of(stated: dict[str, Any]) -> TargetConfig:
