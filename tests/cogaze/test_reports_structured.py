@@ -90,6 +90,15 @@ def test_what_would_not_come_back_is_refused(written, problem):
 # --- the official rules
 
 
+@given(st.lists(st.sampled_from(["Pleura:", "Other", "- Other:", "- a", "-b", "c", "Bones:", ""]), max_size=10))
+def test_of_each_heading_the_last_block_counts_that_is_bullets_alone(lines):
+    text = "\n" + "".join(f"{line}\n" for line in lines)
+    blocks = re.findall(r"(?<=\n)(?:- )?(Pleura|Other):?\n((?:(?!(?:- )?(?:Pleura|Other):?\n).*\n)*)", text)
+    clean = {heading: body.split() for heading, body in blocks if re.fullmatch(r"(-.*\n|\n)*", body)}
+    expected = {heading: [one for word in body for one in word.strip("-")] for heading, body in clean.items()}
+    assert findings(text) == {heading: said for heading, said in expected.items() if said}
+
+
 def test_a_hyphen_inside_a_bullet_stays():
     assert findings(TWO)["Lungs and Airways"] == ["No focal opacity.", "Follow-up of a 4-mm nodule is advised."]
 
