@@ -230,7 +230,8 @@ class DecoderConfig:
 
     kind: "cross_attention" is a GPT-2 whose blocks attend over the latents of image and context, with the tokenizer of
     the pretrained model; "llm" any causal language model, with its own, that reads them in a prompt. start, of a
-    GPT-2: "random" takes nothing of it but its sizes, as published. lora, dtype ("auto": bf16 on a GPU that has it,
+    GPT-2: "random" takes nothing of it but its sizes, as published; "model" takes the decoder of the model that is
+    trained further, which then is one that writes. lora, dtype ("auto": bf16 on a GPU that has it,
     else float32) and four_bit are of a language model, which itself stays as it is.
     """
 

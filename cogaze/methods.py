@@ -20,7 +20,7 @@ from cogaze.models.decoder import build_cross_attention
 from cogaze.models.egma import EgmaModel, build_egma
 from cogaze.models.llm import PromptedDecoder, load_language_model
 from cogaze.models.pretrained import TwoTowerModel
-from cogaze.models.report import ReportModel, new_report_model
+from cogaze.models.report import ReportModel, new_report_model, pretrained_encoder, trained_further
 from cogaze.models.text import Vocabulary
 from cogaze.objectives import CoGazeObjective, EgmaObjective, Objective, ReportObjective
 from cogaze.scripts import training_script
@@ -115,8 +115,11 @@ def _egma_objective(config: EgmaRun, table: SampleTable, device: torch.device) -
 def _build_report(config: ReportRun, tokenizer: PreTrainedTokenizerBase, *, grown: bool) -> ReportModel:
     if grown:
         raise ValueError("the pretrained model's tokenizer lacks special tokens; give the whole folder of a run")
-    encoder = CoGazeModel.from_pretrained(config.model.encoder)
-    decoder, width = config.model.decoder, encoder.config.hidden_size
+    decoder = config.model.decoder
+    if decoder.start == "model":
+        return trained_further(config.model.encoder, config.model.frozen)
+    encoder = pretrained_encoder(config.model.encoder)
+    width = encoder.config.hidden_size
     if decoder.kind == "cross_attention":
         made = build_cross_attention(decoder.model_name, tokenizer, width, decoder.start)
         return new_report_model(encoder, made, config.model.frozen)

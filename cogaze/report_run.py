@@ -39,8 +39,9 @@ class ReportData:
 class ReportFinetune:
     """What is trained on what; the defaults are CoGaze's published ones for DistilGPT-2.
 
-    model: the folder of a CoGaze that pipelines/pretrain.py exported, whose prompts, view and tokenizer stay. shards: a
-    folder or URL. out: where checkpoints and, in the end, model go. decoder: what writes. target: what is written.
+    model: the folder of a CoGaze that pipelines/pretrain.py exported, whose prompts, view and tokenizer stay, or of a
+    GPT-2's report model, whose encoder, and with decoder.start "model" also decoder, learns further. shards: a folder
+    or URL. out: where checkpoints and, in the end, model go. decoder: what writes. target: what is written.
     frozen: "tower" trains all but the vision tower, "encoder" the decoder alone. prompt: what a language model is told.
     """
 
@@ -58,8 +59,14 @@ class ReportFinetune:
     fit: FitConfig = FIT
 
     def run(self) -> ReportRun:
-        """Return the run's config; raises ValueError where the folder holds no CoGaze."""
-        read = read_run(self.model, ("cogaze",))
+        """Return the run's config; raises ValueError where the folder holds no such model."""
+        read = read_run(self.model, ("cogaze", "report"))
+        told = self.decoder.kind == "llm" or self.decoder.name
+        if self.decoder.start == "model" and (read.method != "report" or told):
+            raise ValueError(
+                "decoder.start is model, which trains a GPT-2's report model further: give the folder of one, and leave"
+                " decoder.name and decoder.kind out"
+            )
         data = {one.name: getattr(self.data, one.name) for one in fields(self.data)}
         return ReportRun(
             out=self.out,

@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from cogaze.models.text import Vocabulary
 
-Start = Literal["pretrained", "random"]
+Start = Literal["pretrained", "random", "model"]
 
 
 class CrossAttentionDecoder(nn.Module):

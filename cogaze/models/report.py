@@ -204,3 +204,19 @@ def _untrained(config: ReportConfig) -> Decoder:
         return CrossAttentionDecoder(cast("GPT2Config", config.decoder_config), width)
     base: Any = AutoModelForCausalLM.from_config(cast("PreTrainedConfig", config.decoder_config))
     return PromptedDecoder(base.requires_grad_(False), width, LanguageModel.of_json(config.language_model).lora)
+
+
+def pretrained_encoder(folder: str) -> CoGazeModel:
+    """Read a CoGaze, or that of a report model."""
+    stored, _ = PreTrainedConfig.get_config_dict(folder)
+    if stored.get("model_type") != ReportConfig.model_type:
+        return CoGazeModel.from_pretrained(folder)
+    return ReportModel.from_pretrained(folder).encoder
+
+
+def trained_further(folder: str, frozen: Frozen) -> ReportModel:
+    """Read a report model to train it further."""
+    model = ReportModel.from_pretrained(folder)
+    model.config.frozen = frozen
+    model.freeze()
+    return model

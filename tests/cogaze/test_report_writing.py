@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 from writing import CASES, learn, pretrain, report_config, write_parts, write_shards
 
+from cogaze.config import DecoderConfig
 from cogaze.data.dataset import DatasetConfig, ShardDataset, read_table
 from cogaze.data.lines import PlainScript
 from cogaze.data.plan import PlanItem
@@ -122,6 +123,25 @@ def test_a_decoder_of_other_tokens_is_refused(parts, reports, tmp_path, bare_tok
         parts, reports, tmp_path / "run",
         {"decoder.name": str(tmp_path / "decoder"), "decoder.start": "random", "fit.max_steps": 1},
     ))  # fmt: skip
+
+
+def test_a_model_that_writes_is_trained_further_or_gives_its_encoder(trained, parts, reports, tmp_path):
+    changes = {"model": trained.out / "model", "fit.max_steps": 1, "optim.lr": 1e-12}
+    further = report_config(parts, reports, tmp_path / "a", {**changes, "decoder": DecoderConfig(start="model")})
+    other = report_config(parts, reports, tmp_path / "b", changes)
+    learn(further)
+    learn(other)
+    for name, tensor in weights(trained).items():
+        torch.testing.assert_close(weights(further)[name], tensor, atol=1e-6, rtol=1e-6, msg=name)
+        if name.startswith("encoder."):
+            torch.testing.assert_close(weights(other)[name], tensor, atol=1e-6, rtol=1e-6, msg=name)
+    new = "decoder.model.transformer.h.0.crossattention.c_attn.weight"
+    assert (weights(other)[new] - weights(trained)[new]).abs().max() > 1e-3  # steps
+
+
+def test_a_decoder_is_not_taken_from_a_model_that_has_none(parts, reports, tmp_path):
+    with pytest.raises(ValueError, match=r"decoder\.start is model, which trains a GPT-2's report model further"):
+        report_config(parts, reports, tmp_path / "run", {"decoder": DecoderConfig(start="model")})
 
 
 def _two_learn(config):
