@@ -74,6 +74,8 @@ WRONG = {
         r"line 1: 'text' is missing, must be a str",
     ),
     "json number": ("own.jsonl", b'{"reference": "secret", "text": 5}\n', r"line 1: 'text' is int, must be a string"),
+    "json of depth": ("own.jsonl", b"[" * 100_000 + b"\n", r"line 1 is no json object"),
+    "half a character": ("own.jsonl", b'{"reference": "\\ud800", "text": ""}\n', r"line 1 is no json object"),
     "not utf-8": ("own.jsonl", b'{"reference": "\xff", "text": ""}\n', r"is not UTF-8"),
     "key twice": ("own.csv", [{**ROWS[0], "key": "secret"}] * 2, r"row 2: the key stands twice \(1 such rows\)"),
     "no key": ("own.csv", [{**ROWS[0], "key": ""}], r"row 1: the key is empty \(1 such rows\); give each"),

@@ -88,9 +88,9 @@ def _read_lines(file: Path) -> pd.DataFrame:
 def _row(line: str, number: int) -> dict[str, str]:
     try:
         value: Any = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or not _writable(value):
         raise InputError("unreadable_table", f"{KIND}, line {number} is no json object; write one object on each line")
     row = {name: value[name] if value[name] is not None else "" for name in (*NEEDED, *OPTIONAL) if name in value}
     for name in NEEDED:
@@ -98,6 +98,15 @@ def _row(line: str, number: int) -> dict[str, str]:
             what = f"is {type(row[name]).__name__}" if name in row else "is missing"
             raise InputError("wrong_columns", f"{KIND}, line {number}: {name!r} {what}, must be a string; correct it")
     return {name: str(row.get(name, "")) for name in (*NEEDED, *(one for one in OPTIONAL if one in row))}
+
+
+def _writable(row: Mapping[str, Any]) -> bool:
+    """Tell whether a row holds no half of a character, which json can escape and no file can hold."""
+    try:
+        "".join(value for value in row.values() if isinstance(value, str)).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _keys(table: pd.DataFrame) -> tuple[str, ...]:
