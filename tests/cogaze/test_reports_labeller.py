@@ -168,6 +168,11 @@ SENTENCES = {
     "wide mediastinum": ("The mediastinum is widened.", {"Enlarged Cardiomediastinum": "positive"}),
     "congested vessels": ("The pulmonary vasculature is congested.", {"Edema": "positive"}),
     # all of it
+    "no acute disease": ("No acute disease.", {"No Finding": "positive"}),
+    "normal radiograph": ("Normal chest radiograph.", {"No Finding": "positive"}),
+    "normal but": ("Cardiomegaly, no acute pulmonary findings.", {"Cardiomegaly": "positive"}),
+    "lungs alone": ("Lungs demonstrate no acute findings.", {}),
+    "bones alone": ("No acute bony abnormality.", {}),
     "no acute process": ("No acute cardiopulmonary process.", {"No Finding": "positive"}),
 }
 

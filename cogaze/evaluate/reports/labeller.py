@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cogaze.evaluate.reports.negation import CLAUSE, Scope, Status, scopes, status_at
-from cogaze.evaluate.reports.phrases import FINDINGS, NOTHING, PARTS, Part, compiled, plain
+from cogaze.evaluate.reports.phrases import FINDINGS, NOTHING, ONE_PART, PARTS, Part, compiled, plain
 from gazeprep.schema import CHEXPERT_LABELS, LABEL_ABSENT
 
 NAME = "rule-based labels, not CheXbert"
@@ -33,7 +33,7 @@ SENTENCE_END = re.compile(
 )
 
 _FINDINGS = {label: compiled(patterns) for label, patterns in FINDINGS.items()}
-_NOTHING = compiled(NOTHING)
+_NOTHING, _ONE_PART = compiled(NOTHING), compiled(ONE_PART)
 _OR = re.compile(r"(?: \w+)?(?: ,)? or(?: \w+){0,3} ")
 # Between a word and the part that it is said of; before a word that another part has as its predicate.
 _ATTRIBUTE = re.compile(r"(?: (?!and\b|or\b|is\b|are\b)\w+){0,2} ")
@@ -104,7 +104,7 @@ def said_in(sentence: str) -> tuple[Said, ...]:
     for said in (*_named(text, reached), *_parts(text, reached)):
         if said.label not in found or STRENGTH[said.status] > STRENGTH[found[said.label]]:
             found[said.label] = said.status
-    if _NOTHING.search(text):
+    if _NOTHING.search(text) and not _ONE_PART.search(text) and "positive" not in found.values():
         found["No Finding"] = "positive"
     return tuple(Said(label, status) for label, status in found.items())
 

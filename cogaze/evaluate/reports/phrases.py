@@ -199,11 +199,15 @@ PARTS = (
     ),
 )
 
-# Sentences that call all of it normal.
+# Sentences that call all of it normal, unless they are about one part alone.
 NOTHING = (
-    r"no(?: \w+){0,2} (?:acute|active|significant)(?: \w+){0,3} "
-    r"(?:disease|process|abnormalit\w+|findings?|pathology|infiltrates?)",
-    r"normal (?:\w+ )?(?:chest|examination|exam|study|radiographs?)|(?:chest|study|exam\w*) (?:\w+ )?(?:is )?normal",
+    r"no(?: \w+){0,2} (?:acute|active|significant)(?: \w+){0,3} (?:disease|process|abnormalit\w+|findings?|pathology)",
+    r"normal (?:\w+ )?(?:chest|examination|exam|study|radiographs?)",
+    r"(?:chest|study|exam|examination|radiographs?) (?:(?:is|are|appears?) )?normal$",
+)
+ONE_PART = (
+    r"bones?|bony|osse\w+|skelet\w+|fractures?|ribs?|spin\w+|abdom\w+|pleura\w*|mediastin\w+|heart|cardiac|lungs?",
+    r"air ?space|interval|vascul\w+",
 )
 
 
