@@ -129,7 +129,7 @@ class Labelled:
         """Which labels (N, 14) references and texts name."""
         return np.isin(self.references, rule.yes), np.isin(self.texts, rule.yes)
 
-    def commonest(self, rule: Rule) -> "Labelled":
+    def commonest(self) -> "Labelled":
         """Say of every report the labels that most references have."""
         rows = Counter(map(tuple, self.references.tolist()))
         said = max(sorted(rows), key=lambda row: rows[row])
@@ -141,7 +141,7 @@ def label_figures(labelled: Labelled, rule: Rule, intervals: Intervals) -> list[
 
     Beside them what comes of saying the commonest labels of the references about every report.
     """
-    cells, beside = labelled.cells(rule), labelled.commonest(rule).cells(rule)
+    cells, beside = labelled.cells(rule), labelled.commonest().cells(rule)
     figures = []
     for title, labels in LABEL_SETS.items():
         places = [CHEXPERT_LABELS.index(label) for label in labels]
