@@ -260,7 +260,7 @@ class Context:
 class PriorContext:
     """What the report of the last study before says, as fields of a sample; "" and -1 where there is none.
 
-    prior_days: from its begin to this one's.
+    prior_days: from its start to the start of this one.
     """
 
     prior_study: str = ""
