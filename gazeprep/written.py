@@ -23,6 +23,7 @@ SUM_OFF = 0.01  # of a sentence's attention, which is written with six decimals
 USUAL_SCORES = ("label agreement", "RadGraph", "RaTEScore", "BERTScore", "BLEU-4", "ROUGE-L")
 ERROR_SCORES = ("radcliq",)  # less is better
 NAMED_COLUMNS = 12  # in an error
+MARKED_BY = "rule-based labels, not CheXbert"  # what pipelines/score.py marks findings by
 
 Status = Literal["positive", "negative", "uncertain"]
 Verdict = Literal["match", "contradiction", "alone"]
@@ -73,14 +74,10 @@ class Marks:
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Each report's scores, a row for each key, NaN where there is none; its marks, if any were made.
-
-    labels: what named the findings, as results.json says it; "" where it does not.
-    """
+    """Each report's scores, a row for each key, NaN where there is none; the marks of those that have them."""
 
     table: pd.DataFrame
     marks: Mapping[str, Marks]
-    labels: str
 
 
 @dataclass(frozen=True)
@@ -165,32 +162,21 @@ def read_scores(folder: Path, generated: Path, keys: Iterable[str]) -> Scores:
     for name in (SCORES, RESULTS):
         if not (folder / name).is_file():
             raise ValueError(f"--scores: no {name} there; give the folder that pipelines/score.py wrote")
-    results = _read_results(folder / RESULTS)
     own = {sha256_of(path) for name in (REPORTS, LINES) if (path := generated / name).is_file()}
-    if results["settings"]["generated"]["sha256"] not in own:
+    if _sha256_of_scored(folder / RESULTS) not in own:
         raise ValueError("--scores: they are of other reports than --generated holds; score these")
     table = _read_table(folder / SCORES, set(keys))
     marks = _read_marks(folder / MARKS, set(table.index)) if (folder / MARKS).is_file() else {}
-    return Scores(table, marks, _labels_of(results["results"]))
+    return Scores(table, marks)
 
 
-def _read_results(path: Path) -> dict[str, Any]:
+def _sha256_of_scored(path: Path) -> str:
     try:
-        results: dict[str, Any] = json.loads(_bounded(path))
-        assert isinstance(results["settings"]["generated"]["sha256"], str)
-        assert isinstance(results["results"], dict)
-    except (ValueError, LookupError, TypeError, AssertionError, RecursionError) as error:
+        return str(json.loads(_bounded(path))["settings"]["generated"]["sha256"])
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{RESULTS} cannot be read as scores of reports ({type(error).__name__}); run pipelines/score.py again"
         ) from None
-    return results
-
-
-def _labels_of(results: Mapping[str, Any]) -> str:
-    """Return what the notes call the labels of the first scorer that compared any."""
-    notes = (found.get("notes") for found in results.values() if isinstance(found, dict))
-    named = (note["labels"] for note in notes if isinstance(note, dict) and "labels" in note)
-    return next((name for name in named if isinstance(name, str)), "")
 
 
 def _read_table(path: Path, keys: set[str]) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from gazeprep.shards import LoadedSample, ShardFolder
 from gazeprep.summary import Table
 from gazeprep.transcripts import split_phrases
 from gazeprep.written import (
+    MARKED_BY,
     RESULTS,
     Chosen,
     Finding,
@@ -133,15 +134,15 @@ class Group:
 class Section:
     """What the page shows of generated reports.
 
-    says: how many there are and which are shown. labels: what named the findings, "" where that is not known. legend:
-    the sign of each verdict and what it means, by verdict; empty without marks.
+    says: how many there are and which are shown. legend: the sign of each verdict and what it means, by verdict; empty
+    without marks. labels: what named the findings.
     """
 
     tables: tuple[Table, ...]
     says: str
-    labels: str
     legend: Mapping[Verdict, tuple[str, str]]
     groups: tuple[Group, ...]
+    labels: str = MARKED_BY
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,14 +164,13 @@ def written_section(folder: ShardFolder, config: WrittenConfig, redact: bool) ->
     if config.scores is None:
         shown = _Shown(folder, reports, None, redact)
         group = _group(shown, "The first by key", sorted(reports)[: 2 * config.studies], "")
-        return Section((), f"{len(reports):,} generated reports, not scored.", "", {}, group)
+        return Section((), f"{len(reports):,} generated reports, not scored.", {}, group)
     scores = read_scores(config.scores, config.generated, reports)
     shown = _Shown(folder, reports, scores, redact)
     chosen = choose(scores.table, config.by, config.studies)
     return Section(
         tables=results_tables(config.scores / RESULTS),
         says=_says(chosen, len(reports)),
-        labels=scores.labels,
         legend={verdict: (SIGNS[verdict], says) for verdict, says in MEANINGS.items()} if scores.marks else {},
         groups=(
             *_group(shown, f"Best by {chosen.by}", chosen.best, chosen.by),

@@ -72,7 +72,7 @@ class Folders:
         np.savez_compressed(self.generated / "attention.npz", **arrays)
 
     def write_results(self):
-        made = {"overlap": {"figures": FIGURES, "notes": {}}, "label F1": {"figures": [], "notes": {"labels": "rules"}}}
+        made = {"overlap": {"figures": FIGURES, "notes": {}}}
         settings = {"generated": {"sha256": sha256_of(self.generated / "generated.parquet")}}
         (self.scores / "results.json").write_text(json.dumps({"settings": settings, "results": made}))
 
@@ -245,7 +245,6 @@ def test_what_was_written_is_read(made):
     assert [one.sentence for one in first.looked] == list(SENTENCES)
     assert all(one.mass.sum() == pytest.approx(1, abs=1e-5) for one in first.looked)
     assert list(scores.table) == ["BLEU-4", "label agreement (rules)"]
-    assert scores.labels == "rules"
     mark = scores.marks[made.keys[0]].text[1].findings[0]
     assert (mark.label, mark.status, mark.verdict) == ("Edema", "uncertain", "alone")
 
@@ -325,7 +324,7 @@ def test_every_finding_carries_its_verdict_in_words(made, few):
     page = page_of(made, few, f"--scores={made.scores}", "--studies=1")
     said = said_by(page)
     assert "8 generated reports; shown are the best and the worst by label agreement (rules)." in said
-    assert "Sentences carry the findings that they name (rules)" in said
+    assert "Sentences carry the findings that they name (rule-based labels, not CheXbert)" in said
     assert said.count("≠ Pleural Effusion present contradiction") == 2
     assert said.count("≠ Pleural Effusion absent contradiction") == 2
     assert said.count("= Pneumothorax absent match") == 4
