@@ -135,7 +135,7 @@ class Section:
     """What the page shows of generated reports.
 
     says: how many there are and which are shown. legend: the sign of each verdict and what it means, by verdict; empty
-    without marks. labels: what named the findings.
+    without marks. labels: what named the findings. most_scores: of a study, at once.
     """
 
     tables: tuple[Table, ...]
@@ -143,6 +143,7 @@ class Section:
     legend: Mapping[Verdict, tuple[str, str]]
     groups: tuple[Group, ...]
     labels: str = MARKED_BY
+    most_scores: int = MOST_SCORES
 
 
 @dataclass(frozen=True, eq=False)
