@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cogaze.checkpoint import hidden, versions
 from cogaze.data.dataset import DatasetConfig, ShardDataset, read_folder, read_table
-from cogaze.data.lines import ReportBatch
+from cogaze.data.lines import ReportBatch, as_taught
 from cogaze.data.plan import PlanItem
 from cogaze.data.targets import Targets, chosen, ids_of, read_targets, records
 from cogaze.data.transforms import DRAWS, Record, on_picture, view_of
@@ -74,8 +74,9 @@ class GenerateConfig:
 
     model: a folder that pipelines/finetune.py exported, best or model. shards: a folder or URL. out: a folder for
     generated.parquet, generated.jsonl (ids, reference, text), attention.npz and generate.json; a call that was killed
-    goes on where it was. split: whose studies. table: the parquet file of texts, if the model learned such, for the
-    references. batch: studies at once. attention: also where each sentence looks. limit: only so many studies, the
+    goes on where it was. split: whose studies. referenced: only those that have a reference. table: the parquet file of
+    texts, if the model learned such, for the references. cut_references: to the tokens that the model learned to write,
+    as published. batch: studies at once. attention: also where each sentence looks. limit: only so many studies, the
     first by key; 0 for all. precision: "bf16" where the device has it. device: "" takes what there is.
     language_model: the folder of the one that the model was trained on, if that was a folder.
     """
@@ -84,7 +85,9 @@ class GenerateConfig:
     shards: str
     out: Path
     split: Judged = "test"
+    referenced: bool = False
     table: str = ""
+    cut_references: bool = False
     search: BeamConfig = field(default_factory=BeamConfig)
     batch: int = 16
     attention: bool = True
@@ -157,9 +160,12 @@ def _targets(config: GenerateConfig, writer: Writer) -> Targets:
             else "table is given, but the model learned to write sections of the shards' reports; leave it out"
         )
     target = replace(learned, table=config.table, images="study")
-    found = read_targets(config.shards, read_table(config.shards, config.split), target, empty=True)
+    found = read_targets(config.shards, read_table(config.shards, config.split), target, empty=not config.referenced)
     order = np.argsort(found.table.key)[: config.limit or None]
-    return Targets(chosen(found.table, order), found.text)
+    text = found.text
+    if config.cut_references:
+        text = dict(zip(text, as_taught(writer.script, list(text), list(text.values())), strict=True))
+    return Targets(chosen(found.table, order), text)
 
 
 def _settings(config: GenerateConfig, writer: Writer, targets: Targets) -> dict[str, Any]:
@@ -174,6 +180,7 @@ def _settings(config: GenerateConfig, writer: Writer, targets: Targets) -> dict[
         "with a reference": sum(bool(targets.text[key]) for key in keys),
         "target": asdict(writer.target) | {"table": sha256_of(Path(config.table)) if config.table else ""},
         "search": asdict(search),
+        "references": "cut" if config.cut_references else "whole",
         "batch": config.batch,
         "attention": config.attention,
         "precision": config.precision,

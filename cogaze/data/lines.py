@@ -109,6 +109,12 @@ def lined_up(shown: Sequence[Sequence[int]], said: Sequence[Sequence[int]], pad:
     return Lines(ids, mask, torch.zeros_like(mask), labels)
 
 
+def as_taught(script: Script, keys: Sequence[str], texts: Sequence[str]) -> list[str]:
+    """Return texts as a decoder learns them: cut, and in the words that its tokenizer gives back."""
+    said = [row[row != IGNORED] for row in script.taught(keys, texts).labels]
+    return [script.read(row[None])[0] if len(row) else "" for row in said]
+
+
 @dataclass(frozen=True, eq=False)
 class ReportBatch(Batch):
     """A batch with what a decoder is shown of its reports and is to say: target_* (B, L), as Lines has them.

@@ -239,6 +239,24 @@ def test_every_study_is_written_once_in_order_beside_its_reference(trained, repo
     assert not list((tmp_path / "out").glob("*unfinished*"))
 
 
+def test_references_may_be_cut_as_published_and_studies_without_one_left_out(trained, reports, tmp_path):
+    found = replace(load_writer(trained.out / "model").target, max_tokens=2)
+    settings = json.loads((trained.out / "model" / "run.json").read_text())
+    shutil.copytree(trained.out / "model", tmp_path / "model")
+    settings["target"] |= {"max_tokens": found.max_tokens, "sections": ["impression"]}
+    (tmp_path / "model" / "run.json").write_text(json.dumps(settings))
+    cut = {"model": tmp_path / "model", "search": GREEDY, "limit": 1}
+    PartialState._reset_state()
+    with pytest.raises(ValueError, match="none of the 16 samples of split test has a text in impression"):
+        generate(GenerateConfig(shards=str(reports), out=tmp_path / "a", referenced=True, **cut))
+    settings["target"]["sections"] = ["findings"]
+    (tmp_path / "model" / "run.json").write_text(json.dumps(settings))
+    generate(GenerateConfig(shards=str(reports), out=tmp_path / "b", cut_references=True, **cut))
+    short = pd.read_parquet(tmp_path / "b" / "generated.parquet")["reference"].item()
+    whole = read_targets(reports, read_table(reports, "test"), TargetConfig()).text.values()
+    assert any(one.startswith(short) and 0 < len(short) < len(one) for one in whole)
+
+
 def test_attention_is_kept_of_every_sentence_as_mass_on_the_picture(trained, reports, tmp_path, monkeypatch):
     monkeypatch.setattr(PlainScript, "read", lambda self, tokens: ["Clear lungs. No rib is broken."] * len(tokens))
     written(trained, reports, tmp_path / "out", search=GREEDY)
