@@ -30,15 +30,20 @@ $(VENV)/.done: pyproject.toml constraints.txt
 	  exit 1; fi
 	@touch $@
 
-demo: setup demo-shards ## synthetic recordings -> shards -> maps -> a short training -> what the model knows
+demo: setup demo-shards ## synthetic recordings -> shards -> maps -> a short training -> what it knows and writes
 	$(BIN)/gazeprep info out/demo/shards
 	$(BIN)/gazeprep preview out/demo/shards --out out/demo/maps.png
 	$(BIN)/python pipelines/probe.py --config configs/demo.yaml --shards out/demo/shards --out out/demo/runs \
 	  --conditions '[trained, untrained, shuffled]'
 	$(BIN)/python pipelines/evaluate.py --model out/demo/runs/trained-0/model --shards out/demo/shards \
 	  --out out/demo/results --repeats 200
+	$(BIN)/python pipelines/finetune.py --config configs/report_demo.yaml --model out/demo/runs/trained-0/model \
+	  --shards out/demo/shards --out out/demo/writer
+	$(BIN)/python pipelines/generate.py --model out/demo/writer/best --shards out/demo/shards --out out/demo/generated \
+	  --search.beams 4
+	$(BIN)/python pipelines/score.py --generated out/demo/generated --out out/demo/scores --repeats 200
 	$(BIN)/gazeprep report out/demo/shards --out out/demo/report.html --truth out/demo/recordings \
-	  --results out/demo/results/results.json
+	  --results out/demo/results/results.json --generated out/demo/generated --scores out/demo/scores
 
 demo-shards: setup
 	$(MAKE) shards OUT=out/demo/shards SYNTHETIC=out/demo/recordings SUBJECTS=200 SEED=0 \
