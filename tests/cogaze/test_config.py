@@ -23,8 +23,10 @@ from cogaze.data.collate import CollateConfig, TextConfig
 from cogaze.data.dataset import DatasetConfig
 from cogaze.data.loader import WorkerConfig
 from cogaze.evaluate.labelled_run import LabelledRun
+from cogaze.generate import BeamConfig
 from cogaze.objectives import CoGazeWeights, EgmaWeights
 from cogaze.optim import OptimConfig
+from cogaze.report_run import ReportFinetune
 
 ROOT = Path(__file__).parents[2]
 OTHER = ("gazeprep build", "pipelines/finetune.py")  # whose options are not a run's
@@ -50,6 +52,36 @@ def test_every_config_of_a_training_can_be_read(path):
 
 def test_both_configs_of_trainings_are_among_them():
     assert {path.stem for path in TRAINING} >= {"cogaze_mimic", "demo", "egma_mimic_eye"}
+
+
+def read_report(name, *options):
+    path = ROOT / f"configs/{name}.yaml"
+    parser = ArgumentParser()
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(ReportFinetune, None)
+    values = parser.instantiate(
+        parser.parse_args(["--config", str(path), "--model=m", "--shards=s", "--out=o", *options])
+    )
+    del values["config"]
+    return ReportFinetune(**vars(values))
+
+
+def test_the_published_configs_of_reports_are_the_published_ones():
+    free, structured = read_report("report_mimic"), read_report("report_srrg", "--target.table=t")
+    for config in (free, structured):
+        assert (config.optim.lr, config.optim.decoder_times) == (5e-5, 10)
+        assert (config.optim.schedule, config.optim.plateau_factor, config.optim.plateau_patience) == (
+            "plateau",
+            0.1,
+            2,
+        )
+        assert config.frozen == "tower"
+    assert (free.decoder.model_name, free.decoder.start) == ("distilgpt2", "random")
+    assert (free.plan.global_batch, free.fit.epochs, free.target.max_tokens) == (64, 30, 100)
+    assert (structured.plan.global_batch, structured.fit.epochs, structured.target.max_tokens) == (96, 40, 150)
+    assert structured.decoder.start == "model"
+    assert ReportFinetune(Path("m"), "s", Path("o")).plan == free.plan
+    assert BeamConfig().beams == 10
 
 
 def test_the_published_config_is_the_published_one():
