@@ -101,7 +101,7 @@ class ChatScript:
     """A chat in which the answer is the report: what a decoder reads that gets the latents in its prompt.
 
     latents: how many there are of an image. hints: by key, of every sample that is to be put into tokens, where the
-    prompt asks for any. No word of a report is taken for a special token.
+    prompt asks for any; None tells of no similar case and no disease. No word of a report is taken for a special token.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class ChatScript:
     ) -> None:
         self.tokenizer, self.config, self.latents, self.max_tokens = tokenizer, config, latents, max_tokens
         self.chat = chat or Chat.of(tokenizer, config)
-        self._hints = hints or {}
+        self._hints = hints
         self._pieces = [
             piece if SLOTS.fullmatch(piece) else self._ids(piece, special=True) for piece in SLOTS.split(self.chat.text)
         ]
@@ -182,7 +182,7 @@ class ChatScript:
 
     def _told(self, key: str) -> list[int]:
         """Return a sample's prompt, A_LATENT where a latent stands."""
-        hint = self._hints[key] if self.config.asks_for_hints else Hint()
+        hint = Hint() if self._hints is None else self._hints[key]
         filled = {
             LATENTS: [A_LATENT] * self.latents,
             SIMILAR: self._ids(hint.similar or self.config.no_similar)[-self.config.similar_tokens :],
