@@ -86,7 +86,7 @@ class Chat:
     def of(cls, tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> Self:
         """Word a prompt; raises ValueError where the template loses the image, or nothing ends an answer."""
         if tokenizer.chat_template is None:
-            text = "\n\n".join(part for part in (config.system, config.user, "") if part)
+            text = "".join(f"{part}\n\n" for part in (config.system, config.user) if part)
             return cls((tokenizer.bos_token or "") + text, _end(tokenizer, ""))
         text = _worded(tokenizer, config)
         if text.count(LATENTS) != 1:
