@@ -111,8 +111,15 @@ def save_checkpoint(
 
 
 def hidden(path: Path) -> Path:
-    """Return the name under which a folder is written or removed."""
+    """Return the name under which a folder or a file is written, or a folder removed."""
     return path.with_name(f".{path.name}.unfinished")
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file under a name that appears only when it is whole."""
+    unfinished = hidden(path)
+    unfinished.write_bytes(data)
+    unfinished.replace(path)
 
 
 def publish(unfinished: Path, path: Path) -> None:

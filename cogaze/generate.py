@@ -18,15 +18,15 @@ import torch
 from accelerate import PartialState
 from torch.utils.data import DataLoader, Dataset
 
-from cogaze.checkpoint import hidden, versions
+from cogaze.checkpoint import hidden, versions, write_whole
 from cogaze.data.dataset import DatasetConfig, ShardDataset, read_folder, read_table
 from cogaze.data.lines import ReportBatch, as_taught
 from cogaze.data.plan import PlanItem
 from cogaze.data.targets import Targets, chosen, ids_of, read_targets, records
 from cogaze.data.transforms import DRAWS, Record, on_picture, view_of
+from cogaze.evaluate.encoder import weights_sha256
 from cogaze.evaluate.held_out import Judged
 from cogaze.evaluate.processes import OtherProcessError, Process, any_failed, batches_of
-from cogaze.report_run import weights_sha256
 from cogaze.run import quiet
 from cogaze.writer import Looked, Writer, load_writer
 from gazeprep.shards import sha256_of
@@ -206,7 +206,7 @@ def _begin(out: Path, settings: dict[str, Any]) -> bool:
                 )
             return
         (out / PARTS).mkdir(parents=True, exist_ok=True)
-        _replace(path, (json.dumps(settings, indent=2) + "\n").encode())
+        write_whole(path, (json.dumps(settings, indent=2) + "\n").encode())
 
     _together(begin)
     return (out / REPORTS).exists()
@@ -261,7 +261,7 @@ def _write_parts(config: GenerateConfig, writer: Writer, targets: Targets, own: 
         for image, row in enumerate(rows):
             own_sentences = [one for one in looked if one.image == image]
             row["attention"] = _on_grid(own_sentences, studies.records[image], writer)
-        _replace(_part(config.out, number), "".join(json.dumps(row) + "\n" for row in rows).encode())
+        write_whole(_part(config.out, number), "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 def _row(key: str, reference: str, text: str, record: Record) -> dict[str, Any]:
@@ -309,17 +309,10 @@ def _join(out: Path, parts: int, settings: dict[str, Any]) -> None:
                 mass=np.array([one["mass"] for _, one in looked], dtype=np.float32),
             )
         unfinished.replace(out / ATTENTION)
-    _replace(out / LINES, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
-    _replace(out / REPORTS, pd.DataFrame(rows, columns=list(COLUMNS), dtype=str).to_parquet(index=False))
+    write_whole(out / LINES, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+    write_whole(out / REPORTS, pd.DataFrame(rows, columns=list(COLUMNS), dtype=str).to_parquet(index=False))
     shutil.rmtree(out / PARTS)
 
 
 def _part(out: Path, number: int) -> Path:
     return out / PARTS / f"{number:06d}.jsonl"
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file under a name that appears only when it is whole."""
-    unfinished = hidden(path)
-    unfinished.write_bytes(data)
-    unfinished.replace(path)

@@ -1,7 +1,5 @@
 """Learning to write reports: a pretrained CoGaze, shards, a decoder -> a run of the one loop that all training has."""
 
-import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -11,7 +9,7 @@ from cogaze.data.dataset import DatasetConfig
 from cogaze.data.loader import WorkerConfig
 from cogaze.data.plan import PlanConfig
 from cogaze.data.targets import TargetConfig
-from cogaze.evaluate.encoder import read_run
+from cogaze.evaluate.encoder import read_run, weights_sha256
 from cogaze.models.llm import language_model_sha256
 from cogaze.models.report import Frozen
 from cogaze.optim import OptimConfig
@@ -91,16 +89,3 @@ class ReportFinetune:
 
     def _decoder_sha256(self) -> str:
         return language_model_sha256(self.decoder.model_name) if self.decoder.kind == "llm" else ""
-
-
-def weights_sha256(folder: Path) -> str:
-    """Hash a model's weights."""
-    return joined_sha256(sorted(folder.glob("*.safetensors")))
-
-
-def joined_sha256(paths: Sequence[Path]) -> str:
-    """Hash files one after another."""
-    found = hashlib.sha256()
-    for path in paths:
-        found.update(path.read_bytes())
-    return found.hexdigest()

@@ -1,5 +1,6 @@
 """A saved model as evaluation asks of it: images and texts to unit vectors, patches and latents, attention."""
 
+import hashlib
 import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -254,6 +255,14 @@ def read_run(folder: str | Path, methods: Collection[str]) -> ReadRun:
         raise ValueError(f"{RUN_FILE} says method {method!r}, must be one of {', '.join(methods)}")
     parts = _config_of(stated)
     return ReadRun(method, parts.collate, parts.view, stated)
+
+
+def weights_sha256(folder: Path) -> str:
+    """Hash a model's weights, file after file."""
+    found = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        found.update(path.read_bytes())
+    return found.hexdigest()
 
 
 def load_encoder(folder: str | Path, device: torch.device | str = "cpu", *, workers: int = 0) -> Encoder:

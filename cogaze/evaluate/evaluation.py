@@ -3,7 +3,6 @@
 An evaluator that fails leaves its reason in the results and loses no other's figures.
 """
 
-import hashlib
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from accelerate import PartialState
 from cogaze.checkpoint import versions
 from cogaze.evaluate.classify import SHARES, ProbeConfig
 from cogaze.evaluate.datasets import read_dataset
-from cogaze.evaluate.encoder import RUN_FILE, Encoder, load_encoder
+from cogaze.evaluate.encoder import RUN_FILE, Encoder, load_encoder, weights_sha256
 from cogaze.evaluate.finetune import FinetuneConfig
 from cogaze.evaluate.held_out import Judged
 from cogaze.evaluate.on_dataset import OnDataset, Supervised
@@ -28,7 +27,7 @@ from cogaze.evaluate.supervised import SupervisedConfig
 from cogaze.evaluate.zero_shot import Ensemble, ZeroShotConfig
 from cogaze.log import say
 from cogaze.run import quiet
-from gazeprep.shards import ShardFolder
+from gazeprep.shards import ShardFolder, sha256_of
 
 OF_DATASETS = ("dataset", "shares", "probe", "finetune", "segment")
 UNSAID = ("model", "out", "shards", "root", "lists", "prompts", "options", "workers", "device")  # places, and speed
@@ -132,12 +131,9 @@ def _task(config: EvaluateConfig, encoder: Encoder) -> OnShards | OnDataset:
 
 
 def _settings(config: EvaluateConfig, described: dict[str, Any]) -> dict[str, Any]:
-    weights = hashlib.sha256()
-    for path in sorted(config.model.glob("*.safetensors")):
-        weights.update(path.read_bytes())
-    run = hashlib.sha256((config.model / RUN_FILE).read_bytes())
+    run = sha256_of(config.model / RUN_FILE)
     return {
-        "model": {"weights sha256": weights.hexdigest(), "run.json sha256": run.hexdigest()},
+        "model": {"weights sha256": weights_sha256(config.model), "run.json sha256": run},
         **described,
         "options": config.stated(),
         "intervals": f"95 %, {config.repeats} bootstrap resamples of subjects, seed {config.seed}",

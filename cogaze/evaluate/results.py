@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cogaze.checkpoint import hidden
+from cogaze.checkpoint import write_whole
 from cogaze.evaluate.metrics import FloatArray
 from cogaze.evaluate.processes import OtherProcessError, Process, any_failed
 from gazeprep.schema import InputError
@@ -200,8 +200,8 @@ class Results:
             return
         outcomes = {name: _plain(outcome) for name, outcome in self.outcomes.items()}
         values = {"settings": _finite(self.settings), "results": outcomes}
-        _replace(self.out / "results.json", json.dumps(values, indent=2, allow_nan=False) + "\n")
-        _replace(self.out / "results.md", self.markdown())
+        write_whole(self.out / "results.json", (json.dumps(values, indent=2, allow_nan=False) + "\n").encode())
+        write_whole(self.out / "results.md", self.markdown().encode())
 
     def markdown(self) -> str:
         """Lay all figures out as Markdown tables, one for each evaluator."""
@@ -271,9 +271,3 @@ def _said(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return value if isinstance(value, str) else json.dumps(_finite(value))
-
-
-def _replace(path: Path, text: str) -> None:
-    unfinished = hidden(path)
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
