@@ -39,8 +39,8 @@ demo: setup demo-shards ## synthetic recordings -> shards -> maps -> a short tra
 	  --out out/demo/results --repeats 200
 	$(BIN)/python pipelines/finetune.py --config configs/report_demo.yaml --model out/demo/runs/trained-0/model \
 	  --shards out/demo/shards --out out/demo/writer
-	$(BIN)/python pipelines/generate.py --model out/demo/writer/best --shards out/demo/shards --out out/demo/generated \
-	  --search.beams 4
+	$(BIN)/python pipelines/generate.py --model out/demo/writer/best --looker out/demo/runs/trained-0/model \
+	  --shards out/demo/shards --out out/demo/generated --search.beams 4
 	$(BIN)/python pipelines/score.py --generated out/demo/generated --out out/demo/scores --repeats 200
 	$(BIN)/gazeprep report out/demo/shards --out out/demo/report.html --truth out/demo/recordings \
 	  --results out/demo/results/results.json --generated out/demo/generated --scores out/demo/scores

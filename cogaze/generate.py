@@ -28,7 +28,7 @@ from cogaze.evaluate.encoder import weights_sha256
 from cogaze.evaluate.held_out import Judged
 from cogaze.evaluate.processes import OtherProcessError, Process, any_failed, batches_of
 from cogaze.run import quiet
-from cogaze.writer import Looked, Writer, load_writer
+from cogaze.writer import Looked, Writer, load_looker, load_writer
 from gazeprep.shards import sha256_of
 
 PARTS = "parts.unfinished"
@@ -76,9 +76,10 @@ class GenerateConfig:
     generated.parquet, generated.jsonl (ids, reference, text), attention.npz and generate.json; a call that was killed
     goes on where it was. split: whose studies. referenced: only those that have a reference. table: the parquet file of
     texts, if the model learned such, for the references. cut_references: to the tokens that the model learned to write,
-    as published. batch: studies at once. attention: also where each sentence looks. limit: only so many studies, the
-    first by key; 0 for all. precision: "bf16" where the device has it. device: "" takes what there is.
-    language_model: the folder of the one that the model was trained on, if that was a folder.
+    as published. batch: studies at once. attention: also where each sentence looks. looker: the pretrained model, whose
+    sentences were taught where to look; without it the writer's encoder, which forgets that as it learns to write.
+    limit: only so many studies, the first by key; 0 for all. precision: "bf16" where the device has it. device: ""
+    takes what there is. language_model: the folder of the one that the model was trained on, if that was a folder.
     """
 
     model: Path
@@ -91,6 +92,7 @@ class GenerateConfig:
     search: BeamConfig = field(default_factory=BeamConfig)
     batch: int = 16
     attention: bool = True
+    looker: Path | None = None
     limit: int = 0
     precision: Literal["no", "bf16"] = "no"
     device: str = ""
@@ -182,12 +184,18 @@ def _settings(config: GenerateConfig, writer: Writer, targets: Targets) -> dict[
         "search": asdict(search),
         "references": "cut" if config.cut_references else "whole",
         "batch": config.batch,
-        "attention": config.attention,
+        "attention": _looked_with(config),
         "precision": config.precision,
         "versions": versions(),
     }
     plain: dict[str, Any] = json.loads(json.dumps(found))  # as it will be read again
     return plain
+
+
+def _looked_with(config: GenerateConfig) -> str:
+    if not config.attention:
+        return "none"
+    return "the writer" if config.looker is None else weights_sha256(config.looker)
 
 
 def _begin(out: Path, settings: dict[str, Any]) -> bool:
@@ -249,11 +257,14 @@ def _write_parts(config: GenerateConfig, writer: Writer, targets: Targets, own: 
         collate_fn=_as_it_is,
     )
     options = config.search.options(writer.target.max_tokens)
+    other = None if config.looker is None else load_looker(config.looker, writer.view, writer.device)
     for number, studies in zip(own, loader, strict=True):
         batch = studies.batch.to(writer.device)
         with _precision(config, writer.device):
             texts, patches = writer.write(batch, options)
-            looked = writer.looked(texts, patches, batch) if config.attention else []
+            if other is not None:
+                patches = other.patches(batch)
+            looked = (other or writer.looker).looked(texts, patches, batch) if config.attention else []
         rows = [
             _row(key, targets.text[key], text, record)
             for key, text, record in zip(batch.keys, texts, studies.records, strict=True)

@@ -19,6 +19,7 @@ from cogaze.data.transforms import ViewConfig
 from cogaze.evaluate.encoder import RUN_FILE, read_run
 from cogaze.evaluate.gaze import attention
 from cogaze.hints import Looker
+from cogaze.models.cogaze import CoGazeModel
 from cogaze.models.report import LATENT_FIELDS, ReportModel
 from cogaze.scripts import saved_script, told
 
@@ -30,6 +31,45 @@ class Looked:
     image: int
     sentence: str
     attention: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class SentenceLooker:
+    """A CoGaze that says where a text's sentences look on an image: one that was pretrained, or the writer's own."""
+
+    model: CoGazeModel
+    tokenizer: PreTrainedTokenizerBase
+    collate: CollateConfig
+
+    @torch.no_grad()
+    def patches(self, batch: Batch) -> Tensor:
+        """Return the patches (B, 1 + P, D) of a batch's images."""
+        return self.model.encode_image(batch.pixel_values, batch.view_position).patch_features
+
+    @torch.no_grad()
+    def looked(self, texts: Sequence[str], patches: Tensor, batch: Batch) -> list[Looked]:
+        """Return where each sentence of each text looks: the softmax of its scaled cosine with the patches, as trained.
+
+        A sentence counts as pretraining took one: its first token, or the mean of its tokens.
+        """
+        rows = [(image, sentence) for image, text in enumerate(texts) for sentence in report_sentences(text)]
+        if not rows:
+            return []
+        model, prompt = self.model, self.collate.text.sentence
+        tokens = self.tokenizer(
+            [prompt.format(sentence=sentence).strip() for _, sentence in rows],
+            add_special_tokens=False,
+            truncation=True,
+            max_length=self.collate.text.max_tokens,
+            padding=True,
+            return_tensors="pt",
+        ).to(patches.device)
+        features = model.encode_text(tokens["input_ids"], tokens["attention_mask"].bool())
+        by_first = model.config.sentence_pooling == "first"
+        embed = features.token_features[:, 0] if by_first else features.pooled
+        image = torch.tensor([number for number, _ in rows], device=patches.device)
+        found = attention(patches[:, 1:], embed, model.logit_scale_gaze.sum(), image, batch.patch_mask)
+        return [Looked(*row, one) for row, one in zip(rows, found.cpu(), strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +91,11 @@ class Writer:
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.model.parameters()).device
+
+    @property
+    def looker(self) -> SentenceLooker:
+        """The encoder, as it is after learning to write."""
+        return SentenceLooker(self.model.encoder, self.tokenizer, self.collate)
 
     def reading(self, targets: Targets) -> ReportCollate:
         """Return what makes batches of examples."""
@@ -87,31 +132,17 @@ class Writer:
         )
         return self.script.read(written), seen.patches
 
-    @torch.no_grad()
-    def looked(self, texts: Sequence[str], patches: Tensor, batch: Batch) -> list[Looked]:
-        """Return where each sentence of each text looks: the softmax of its scaled cosine with the patches, as trained.
 
-        A sentence counts as pretraining took one: its first token, or the mean of its tokens.
-        """
-        rows = [(image, sentence) for image, text in enumerate(texts) for sentence in report_sentences(text)]
-        if not rows:
-            return []
-        encoder = self.model.encoder
-        prompt = self.collate.text.sentence
-        tokens = self.tokenizer(
-            [prompt.format(sentence=sentence).strip() for _, sentence in rows],
-            add_special_tokens=False,
-            truncation=True,
-            max_length=self.collate.text.max_tokens,
-            padding=True,
-            return_tensors="pt",
-        ).to(self.device)
-        features = encoder.encode_text(tokens["input_ids"], tokens["attention_mask"].bool())
-        by_first = encoder.config.sentence_pooling == "first"
-        embed = features.token_features[:, 0] if by_first else features.pooled
-        image = torch.tensor([number for number, _ in rows], device=self.device)
-        found = attention(patches[:, 1:], embed, encoder.logit_scale_gaze.sum(), image, batch.patch_mask)
-        return [Looked(*row, one) for row, one in zip(rows, found.cpu(), strict=True)]
+def load_looker(folder: str | Path, view: ViewConfig, device: torch.device | str = "cpu") -> SentenceLooker:
+    """Load a CoGaze that pipelines/pretrain.py exported; raises ValueError where its view of images is another."""
+    read = read_run(folder, ("cogaze",))
+    if read.view.still() != view.still():
+        raise ValueError(
+            f"looker sees images of {read.view.size_px} px ({read.view.rule}), the writer of {view.size_px}"
+            f" ({view.rule}); give the model that the writer was trained from"
+        )
+    model: Any = CoGazeModel.from_pretrained(folder)
+    return SentenceLooker(model.to(device).eval(), AutoTokenizer.from_pretrained(folder), read.collate)
 
 
 def load_writer(folder: str | Path, device: torch.device | str = "cpu", language_model: str = "") -> Writer:

@@ -13,7 +13,7 @@ from processes import in_processes
 from runs import assert_close, assert_same, log, weights
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
-from writing import CASES, learn, pretrain, report_config, write_parts, write_shards
+from writing import CASES, PX, learn, pretrain, report_config, write_parts, write_shards
 
 from cogaze.config import DecoderConfig
 from cogaze.data.dataset import DatasetConfig, ShardDataset, read_table
@@ -21,11 +21,14 @@ from cogaze.data.lines import PlainScript
 from cogaze.data.plan import PlanItem
 from cogaze.data.targets import TargetConfig, read_targets
 from cogaze.data.transforms import View, on_picture
+from cogaze.evaluate.encoder import load_encoder
+from cogaze.evaluate.held_out import ShardImages
 from cogaze.fit import fit
 from cogaze.generate import BeamConfig, GenerateConfig, generate
 from cogaze.losses.words import IGNORED, token_nll_sum
 from cogaze.models.report import ReportModel
 from cogaze.writer import Writer, load_writer
+from gazeprep.shards import ShardFolder
 
 GREEDY = BeamConfig(beams=1)
 
@@ -264,6 +267,35 @@ def test_attention_is_kept_of_every_sentence_as_mass_on_the_picture(trained, rep
         assert stored["sentence"].tolist() == ["Clear lungs.", "No rib is broken."] * 16
         assert len(set(stored["key"].tolist())) == 16
         np.testing.assert_allclose(stored["mass"].sum(axis=(1, 2)), 1, atol=1e-3)
+
+
+def test_the_pretrained_model_says_where_sentences_look_if_it_is_given(trained, parts, reports, tmp_path, monkeypatch):
+    monkeypatch.setattr(PlainScript, "read", lambda self, tokens: ["Nodules. Stable."] * len(tokens))
+    looked = {}
+    for name, looker in {"writer": None, "pretrained": parts / "model"}.items():
+        written(trained, reports, tmp_path / name, search=GREEDY, limit=3, looker=looker)
+        with np.load(tmp_path / name / "attention.npz", allow_pickle=False) as stored:
+            looked[name] = stored["mass"]
+    assert np.abs(looked["writer"] - looked["pretrained"]).max() > 1e-5
+    encoder = load_encoder(parts / "model")
+    folder = ShardFolder(reports)
+    keys = sorted(folder.index[folder.index["split"] == "test"]["key"])[:3]
+    expected = encoder.attention(ShardImages(folder, keys, encoder.reader), [["Nodules.", "Stable."]] * 3)
+    shape = (6, *encoder.reader.grid)
+    view = View(canvas_px=PX, crop=(0, 0, PX, PX), resized=(PX, PX))
+    own = on_picture(np.concatenate(expected).reshape(shape), view, looked["pretrained"].shape[1:])
+    np.testing.assert_allclose(looked["pretrained"], own, atol=1e-5)
+
+
+def test_a_model_of_another_view_does_not_say_where_sentences_look(trained, parts, reports, tmp_path):
+    shutil.copytree(parts / "model", tmp_path / "model")
+    stated = json.loads((tmp_path / "model" / "run.json").read_text())
+    stated["data"]["view"]["rule"] = "center_crop"
+    (tmp_path / "model" / "run.json").write_text(json.dumps(stated))
+    with pytest.raises(
+        ValueError, match=r"looker sees images of 64 px \(center_crop\), the writer of 64 \(letterbox\)"
+    ):
+        written(trained, reports, tmp_path / "out", search=GREEDY, looker=tmp_path / "model")
 
 
 def test_mass_stays_where_it_was_when_a_canvas_becomes_a_picture():
