@@ -16,7 +16,7 @@ from cogaze.data.plan import gaze_choice
 from cogaze.data.targets import read_targets
 from cogaze.losses.labels import class_balanced_weights
 from cogaze.models.cogaze import CoGazeModel, build_cogaze
-from cogaze.models.decoder import build_cross_attention
+from cogaze.models.decoder import build_cross_attention, check_positions
 from cogaze.models.egma import EgmaModel, build_egma
 from cogaze.models.llm import PromptedDecoder, load_language_model
 from cogaze.models.pretrained import TwoTowerModel
@@ -116,16 +116,24 @@ def _build_report(config: ReportRun, tokenizer: PreTrainedTokenizerBase, *, grow
     if grown:
         raise ValueError("the pretrained model's tokenizer lacks special tokens; give the whole folder of a run")
     decoder = config.model.decoder
-    if decoder.start == "model":
-        return trained_further(config.model.encoder, config.model.frozen)
+    if decoder.kind == "cross_attention":
+        made = _writing_gpt2(config, tokenizer)
+        check_positions(made.decoder.model.config, config.target.max_tokens)
+        return made
     encoder = pretrained_encoder(config.model.encoder)
     width = encoder.config.hidden_size
-    if decoder.kind == "cross_attention":
-        made = build_cross_attention(decoder.model_name, tokenizer, width, decoder.start)
-        return new_report_model(encoder, made, config.model.frozen)
     language_model = decoder.language_model(config.model.decoder_sha256)
     prompted = PromptedDecoder(load_language_model(language_model), width, decoder.lora)
     return new_report_model(encoder, prompted, config.model.frozen, language_model)
+
+
+def _writing_gpt2(config: ReportRun, tokenizer: PreTrainedTokenizerBase) -> ReportModel:
+    decoder, frozen = config.model.decoder, config.model.frozen
+    if decoder.start == "model":
+        return trained_further(config.model.encoder, frozen)
+    encoder = pretrained_encoder(config.model.encoder)
+    made = build_cross_attention(decoder.model_name, tokenizer, encoder.config.hidden_size, decoder.start)
+    return new_report_model(encoder, made, frozen)
 
 
 def _report_reading(config: ReportRun, tables: Tables, tokenizer: PreTrainedTokenizerBase) -> Reading:

@@ -45,6 +45,14 @@ class CrossAttentionDecoder(nn.Module):
         return written[:, input_ids.shape[1] :]
 
 
+def check_positions(config: GPT2Config, max_tokens: int) -> None:
+    """Raise ValueError where a text may have more tokens than the decoder has positions."""
+    if max_tokens > config.n_positions:
+        raise ValueError(
+            f"target.max_tokens is {max_tokens}, but the decoder has {config.n_positions} positions; lower it to that"
+        )
+
+
 def cross_attention_config(name_or_path: str, vocabulary: Vocabulary) -> GPT2Config:
     """Return a GPT-2's config with cross-attention and a vocabulary; raises ValueError where it is no GPT-2."""
     try:

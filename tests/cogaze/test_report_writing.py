@@ -142,6 +142,11 @@ def test_a_model_that_writes_is_trained_further_or_gives_its_encoder(trained, pa
     assert (weights(other)[new] - weights(trained)[new]).abs().max() > 1e-3  # steps
 
 
+def test_a_text_longer_than_the_decoder_s_positions_is_refused_before_the_first_step(parts, reports, tmp_path):
+    with pytest.raises(ValueError, match=r"target\.max_tokens is 65, but the decoder has 64 positions"):
+        learn(report_config(parts, reports, tmp_path / "run", {"target.max_tokens": 65}))
+
+
 def test_a_decoder_is_not_taken_from_a_model_that_has_none(parts, reports, tmp_path):
     with pytest.raises(ValueError, match=r"decoder\.start is model, which trains a GPT-2's report model further"):
         report_config(parts, reports, tmp_path / "run", {"decoder": DecoderConfig(start="model")})
