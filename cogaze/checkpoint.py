@@ -29,6 +29,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from cogaze.optim import MovingAverage, Schedule
+from gazeprep.shards import appearing_whole, remove_abandoned
 
 FOLDER = "checkpoints"
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -116,10 +117,10 @@ def hidden(path: Path) -> Path:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file under a name that appears only when it is whole."""
-    unfinished = hidden(path)
-    unfinished.write_bytes(data)
-    unfinished.replace(path)
+    """Write a file under a name that appears only when it is whole, and on the disk; what a kill left of it goes."""
+    remove_abandoned(path)
+    with appearing_whole(path) as unfinished:
+        unfinished.write_bytes(data)
 
 
 def publish(unfinished: Path, path: Path) -> None:

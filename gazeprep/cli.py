@@ -18,7 +18,7 @@ from gazeprep.lint import lint
 from gazeprep.merge import merge
 from gazeprep.selection import chosen_keys, select
 from gazeprep.shards import ShardFolder
-from gazeprep.stores import local_path
+from gazeprep.stores import local_path, unusable
 from gazeprep.tasks import Task, build_task, finalize
 from gazeprep.workers import LostWorkerError
 
@@ -37,8 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, BuildError, LostWorkerError) as error:
         return _stopped(options.command, str(error), 1)
     except OSError as error:
-        problem = f"a file or folder cannot be used ({error.strerror or type(error).__name__})"
-        return _stopped(options.command, f"{problem}; check the paths, their permissions and the free space", 1)
+        return _stopped(options.command, unusable(error), 1)
     except KeyboardInterrupt:
         return _stopped(options.command, f"stopped{'; ' + GO_ON if options.command == 'build' else ''}", STOPPED)
     return 0

@@ -34,8 +34,11 @@ from gazeprep.schema import (
 )
 from gazeprep.stores import FolderLock as FolderLock
 from gazeprep.stores import LocalStore, Store, open_store
+from gazeprep.stores import appearing_whole as appearing_whole
+from gazeprep.stores import remove_abandoned as remove_abandoned
 from gazeprep.stores import sha256_of as sha256_of
 from gazeprep.stores import to_disk as to_disk
+from gazeprep.stores import unusable as unusable
 from gazeprep.transcripts import Span
 
 SHARD_NAME = re.compile(rf"(?P<split>{'|'.join(SPLITS)})/(?P=split)-\d{{5,}}\.tar")

@@ -306,6 +306,12 @@ def to_disk(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def unusable(error: OSError) -> str:
+    """Say what a disk or its files refused, and the cure, without the path that the error names."""
+    why = error.strerror or type(error).__name__
+    return f"a file or folder cannot be used ({why}); check the paths, their permissions and the free space"
+
+
 def sha256_of(path: Path) -> str:
     """Return the sha256 of a file, in hex."""
     with path.open("rb") as file:
@@ -313,11 +319,15 @@ def sha256_of(path: Path) -> str:
 
 
 class FolderLock:
-    """Holds a folder for one build, or for several tasks at once; the lock goes with the process, however it ends."""
+    """Holds a folder for one build, or for several tasks at once; the lock goes with the process, however it ends.
 
-    def __init__(self, path: Path, *, shared: bool = False) -> None:
+    holder: what an error calls the other one.
+    """
+
+    def __init__(self, path: Path, *, shared: bool = False, holder: str = "build") -> None:
         self._path = path
         self._shared = shared
+        self._holder = holder
         self._file: int | None = None
 
     def __enter__(self) -> Self:
@@ -328,7 +338,9 @@ class FolderLock:
             fcntl.flock(self._file, (fcntl.LOCK_SH if self._shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._file)
-            raise ValueError("another build is writing into this folder; wait for it or choose another --out") from None
+            raise ValueError(
+                f"another {self._holder} is writing into this folder; wait for it or choose another --out"
+            ) from None
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 os.close(self._file)
