@@ -4,10 +4,11 @@ The batches are the same whatever the number of processes, so the texts are. Eac
 written; then they become generated.parquet, generated.jsonl and attention.npz, in the order of the samples' keys.
 """
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ import torch
 from accelerate import PartialState
 from torch.utils.data import DataLoader, Dataset
 
-from cogaze.checkpoint import hidden, versions, write_whole
+from cogaze.checkpoint import versions, write_whole
 from cogaze.data.dataset import DatasetConfig, ShardDataset, read_folder, read_table
 from cogaze.data.lines import ReportBatch, as_taught
 from cogaze.data.plan import PlanItem
@@ -27,11 +28,12 @@ from cogaze.data.transforms import DRAWS, Record, on_picture, view_of
 from cogaze.evaluate.encoder import weights_sha256
 from cogaze.evaluate.held_out import Judged
 from cogaze.evaluate.processes import OtherProcessError, Process, any_failed, batches_of
+from cogaze.models.decoder import check_positions
 from cogaze.run import quiet
 from cogaze.writer import Looked, Writer, load_looker, load_writer
-from gazeprep.shards import sha256_of
+from gazeprep.shards import FolderLock, appearing_whole, sha256_of
 
-PARTS = "parts.unfinished"
+PARTS, LOCK = "parts.unfinished", ".lock"
 SETTINGS = "generate.json"
 REPORTS, LINES, ATTENTION = "generated.parquet", "generated.jsonl", "attention.npz"
 COLUMNS = ("key", "study_id", "image_id", "subject_id", "reference", "text")
@@ -122,17 +124,20 @@ def generate(config: GenerateConfig) -> Written:
     quiet()
     state = PartialState()
     writer = load_writer(config.model, config.device or state.device, config.language_model)
+    if writer.model.config.language_model is None:
+        check_positions(writer.model.decoder.model.config, config.search.max_tokens)
     targets = _targets(config, writer)
     settings = _settings(config, writer, targets)
-    done = _begin(config.out, settings)
-    if done:
-        return Written(len(targets.table), 0)
-    writer = writer.told(config.shards, targets.table, [config.model.parent, config.out], config.workers)
-    batches, process = batches_of(len(targets.table), config.batch), Process.current()
-    own = [one for one in range(process.rank, len(batches), process.count) if not _part(config.out, one).exists()]
-    _together(lambda: _write_parts(config, writer, targets, {one: batches[one] for one in own}))
-    _together(lambda: _join(config.out, len(batches), settings))
-    return Written(len(targets.table), sum(len(batches[one]) for one in own))
+    with ExitStack() as held:
+        _together(lambda: _begin(config.out, settings, held))
+        if (config.out / REPORTS).exists():
+            return Written(len(targets.table), 0)
+        writer = writer.told(config.shards, targets.table, [config.model.parent, config.out], config.workers)
+        batches, process = batches_of(len(targets.table), config.batch), Process.current()
+        own = [one for one in range(process.rank, len(batches), process.count) if not _part(config.out, one).exists()]
+        _together(lambda: _write_parts(config, writer, targets, {one: batches[one] for one in own}))
+        _together(lambda: _join(config.out, len(batches), settings))
+        return Written(len(targets.table), sum(len(batches[one]) for one in own))
 
 
 def _together(work: Callable[[], None]) -> None:
@@ -172,11 +177,15 @@ def _targets(config: GenerateConfig, writer: Writer) -> Targets:
 
 def _settings(config: GenerateConfig, writer: Writer, targets: Targets) -> dict[str, Any]:
     """Return what the texts depend on, without places."""
+    manifest = read_folder(config.shards).manifest
     keys = [targets.table.name(row) for row in range(len(targets.table))]
     search = replace(config.search, max_tokens=config.search.max_tokens or writer.target.max_tokens)
     found = {
         "model": {"weights sha256": weights_sha256(config.model), "run.json": sha256_of(config.model / "run.json")},
-        "index": read_folder(config.shards).manifest["tables"]["index.parquet"]["sha256"],
+        "shards": {
+            "index.parquet": manifest["tables"]["index.parquet"]["sha256"],
+            "all": hashlib.sha256("".join(one["sha256"] for one in manifest["shards"]).encode()).hexdigest(),
+        },
         "split": config.split,
         "studies": len(keys),
         "with a reference": sum(bool(targets.text[key]) for key in keys),
@@ -198,26 +207,51 @@ def _looked_with(config: GenerateConfig) -> str:
     return "the writer" if config.looker is None else weights_sha256(config.looker)
 
 
-def _begin(out: Path, settings: dict[str, Any]) -> bool:
-    """Make the folder, or go on with one of the same settings; returns whether all is written already."""
+def _begin(out: Path, settings: dict[str, Any], held: ExitStack) -> None:
+    """In the main process, make the folder, or go on with one of the same settings, and hold it against other calls.
 
-    def begin() -> None:
-        if not Process.current().is_main:
-            return
-        path = out / SETTINGS
-        if path.exists():
-            before = json.loads(path.read_text(encoding="utf-8"))
-            differing = [name for name in sorted(before | settings) if before.get(name) != settings.get(name)]
-            if differing:
-                raise ValueError(
-                    f"out holds reports of another {', '.join(differing)}; give another out, or remove what is in it"
-                )
-            return
-        (out / PARTS).mkdir(parents=True, exist_ok=True)
-        write_whole(path, (json.dumps(settings, indent=2) + "\n").encode())
+    What is whole is not written to again, as its disk may be read-only by now.
+    """
+    if not Process.current().is_main or (_is_of(out, settings) and _is_whole(out)):
+        return
+    (out / PARTS).mkdir(parents=True, exist_ok=True)
+    held.enter_context(FolderLock(out / LOCK, holder="call"))
+    if not _is_of(out, settings):  # asked again, as another call may just have begun
+        write_whole(out / SETTINGS, (json.dumps(settings, indent=2) + "\n").encode())
+    if (out / REPORTS).exists():  # killed just after, or another call has just ended
+        _clear(out)
 
-    _together(begin)
-    return (out / REPORTS).exists()
+
+def _is_of(out: Path, settings: dict[str, Any]) -> bool:
+    """Whether a folder was begun with these settings; raises ValueError where it was with others."""
+    path = out / SETTINGS
+    if not path.exists():
+        if (out / REPORTS).exists():
+            raise ValueError(f"out holds {REPORTS} without the {SETTINGS} that tells of what; give another out")
+        return False
+    try:
+        before = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        raise ValueError(f"{SETTINGS} in out is damaged; give another out, or remove what is in it") from None
+    differing = [name for name in sorted(before | settings) if before.get(name) != settings.get(name)]
+    if differing:
+        raise ValueError(
+            f"out holds reports of another {', '.join(differing)}; give another out, or remove what is in it"
+        )
+    return True
+
+
+def _is_whole(out: Path) -> bool:
+    return (out / REPORTS).exists() and not (out / PARTS).exists() and not (out / LOCK).exists()
+
+
+def _clear(out: Path) -> None:
+    """Remove all that was needed on the way, and what killed calls left half-way."""
+    for name in (SETTINGS, ATTENTION, LINES, REPORTS):
+        for half in out.glob(f".{name}.*.tmp"):  # the folder is held, so nobody is writing them
+            half.unlink(missing_ok=True)
+    shutil.rmtree(out / PARTS)
+    (out / LOCK).unlink(missing_ok=True)
 
 
 # --- writing
@@ -312,17 +346,16 @@ def _join(out: Path, parts: int, settings: dict[str, Any]) -> None:
     assert len({row["key"] for row in rows}) == len(rows) == settings["studies"]
     looked = [(row["key"], one) for row in rows for one in row.pop("attention")]
     if looked:
-        with (unfinished := hidden(out / ATTENTION)).open("wb") as file:
+        with appearing_whole(out / ATTENTION) as unfinished, unfinished.open("wb") as file:
             np.savez_compressed(
                 file,
                 key=np.array([key for key, _ in looked]),
                 sentence=np.array([one["sentence"] for _, one in looked]),
                 mass=np.array([one["mass"] for _, one in looked], dtype=np.float32),
             )
-        unfinished.replace(out / ATTENTION)
     write_whole(out / LINES, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
     write_whole(out / REPORTS, pd.DataFrame(rows, columns=list(COLUMNS), dtype=str).to_parquet(index=False))
-    shutil.rmtree(out / PARTS)
+    _clear(out)
 
 
 def _part(out: Path, number: int) -> Path:

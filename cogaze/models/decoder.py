@@ -49,7 +49,7 @@ def check_positions(config: GPT2Config, max_tokens: int) -> None:
     """Raise ValueError where a text may have more tokens than the decoder has positions."""
     if max_tokens > config.n_positions:
         raise ValueError(
-            f"target.max_tokens is {max_tokens}, but the decoder has {config.n_positions} positions; lower it to that"
+            f"a text may have {max_tokens} tokens, but the decoder has {config.n_positions} positions; lower max_tokens"
         )
 
 

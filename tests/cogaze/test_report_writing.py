@@ -143,8 +143,13 @@ def test_a_model_that_writes_is_trained_further_or_gives_its_encoder(trained, pa
 
 
 def test_a_text_longer_than_the_decoder_s_positions_is_refused_before_the_first_step(parts, reports, tmp_path):
-    with pytest.raises(ValueError, match=r"target\.max_tokens is 65, but the decoder has 64 positions"):
+    with pytest.raises(ValueError, match="a text may have 65 tokens, but the decoder has 64 positions"):
         learn(report_config(parts, reports, tmp_path / "run", {"target.max_tokens": 65}))
+
+
+def test_nor_is_one_searched_for(trained, reports, tmp_path):
+    with pytest.raises(ValueError, match="a text may have 99 tokens, but the decoder has 64 positions"):
+        written(trained, reports, tmp_path / "out", search=BeamConfig(max_tokens=99))
 
 
 def test_a_decoder_is_not_taken_from_a_model_that_has_none(parts, reports, tmp_path):
