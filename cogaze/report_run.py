@@ -59,12 +59,7 @@ class ReportFinetune:
     def run(self) -> ReportRun:
         """Return the run's config; raises ValueError where the folder holds no such model."""
         read = read_run(self.model, ("cogaze", "report"))
-        told = self.decoder.kind == "llm" or self.decoder.name
-        if self.decoder.start == "model" and (read.method != "report" or told):
-            raise ValueError(
-                "decoder.start is model, which trains a GPT-2's report model further: give the folder of one, and leave"
-                " decoder.name and decoder.kind out"
-            )
+        self._refuse(read.method)
         data = {one.name: getattr(self.data, one.name) for one in fields(self.data)}
         return ReportRun(
             out=self.out,
@@ -86,6 +81,20 @@ class ReportFinetune:
             optim=self.optim,
             fit=self.fit,
         )
+
+    def _refuse(self, method: str) -> None:
+        """Raise ValueError where the decoder cannot be had of, or be trained on, a model of this method."""
+        prompted = self.decoder.kind == "llm"
+        if self.decoder.start == "model" and (method != "report" or prompted or self.decoder.name):
+            raise ValueError(
+                "decoder.start is model, which trains a GPT-2's report model further: give the folder of one, and leave"
+                " decoder.name and decoder.kind out"
+            )
+        if prompted and method == "report" and self.prompt.asks_for_hints:
+            raise ValueError(
+                "the model's encoder has learned to write, and no longer predicts diseases and finds similar cases as"
+                " it was pretrained to: give the pretrained model, or a prompt.user without {similar} and {diseases}"
+            )
 
     def _decoder_sha256(self) -> str:
         return language_model_sha256(self.decoder.model_name) if self.decoder.kind == "llm" else ""

@@ -18,7 +18,7 @@ from cogaze.frozen import stored_tokens
 from cogaze.hints import Looker, hints
 from cogaze.models.cogaze import CoGazeModel
 from cogaze.models.llm import check_length, language_model_config, load_chat_tokenizer
-from cogaze.models.report import ReportModel
+from cogaze.models.report import ReportModel, pretrained_encoder
 
 
 def training_script(config: ReportRun, targets: Mapping[str, Targets], tokenizer: PreTrainedTokenizerBase) -> Script:
@@ -29,7 +29,7 @@ def training_script(config: ReportRun, targets: Mapping[str, Targets], tokenizer
     if config.model.decoder.kind == "cross_attention":
         return PlainScript(tokenizer, config.target.max_tokens)
     with torch.random.fork_rng(devices=[]):  # so that a run is the same whether or not it finds its hints made
-        encoder = CoGazeModel.from_pretrained(config.model.encoder).eval()
+        encoder = pretrained_encoder(config.model.encoder).eval()
         script = _chat(config, 2 * encoder.config.perceiver_latents)
         if not config.prompt.asks_for_hints:
             return script

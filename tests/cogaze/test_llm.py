@@ -424,6 +424,13 @@ def test_another_language_model_is_not_gone_on_with(trained, parts, reports, tmp
 def test_a_run_that_cannot_be_is_refused_before_its_first_step(parts, lm, reports, tmp_path):
     with pytest.raises(ValueError, match="frozen is tower"):
         llm_config(parts, lm, reports, tmp_path / "a", {"frozen": "tower"})
+    stated = json.loads((parts / "model" / "run.json").read_text())
+    shutil.copytree(parts / "model", tmp_path / "writes" / "model")
+    (tmp_path / "writes" / "model" / "run.json").write_text(json.dumps(stated | {"method": "report"}))
+    with pytest.raises(ValueError, match="no longer predicts diseases"):
+        llm_config(tmp_path / "writes", lm, reports, tmp_path / "c")
+    alone = {"prompt.user": "{latents}"}
+    assert llm_config(tmp_path / "writes", lm, reports, tmp_path / "c", alone).prompt.user == "{latents}"
     with pytest.raises(ValueError, match=r"up to \d+ tokens, but the language model has 320 positions"):
         learn(llm_config(parts, lm, reports, tmp_path / "b", {"prompt.similar_tokens": 250}))
 
