@@ -322,10 +322,16 @@ def test_what_is_no_language_model_is_refused(towers, tmp_path):
         LoraConfig(rank=-1)
 
 
-def test_a_language_model_can_be_held_in_bf16(lm):
+def test_a_language_model_can_be_held_in_bf16(lm, script):
     decoder = PromptedDecoder(load_language_model(LanguageModel(str(lm), dtype="bf16")), 5, LoraConfig())
     assert {one.dtype for one in decoder.parameters() if one.requires_grad} == {torch.float32}
     assert {one.dtype for one in decoder.parameters() if not one.requires_grad} == {torch.bfloat16}
+    lines = script.taught(["a", "b", "c"], ["Stable."] * 3)
+    logits = decoder(LATENTS, lines.input_ids, lines.mask, lines.latents)
+    token_nll_sum(logits, lines.labels).total.backward()
+    trained = {name: one for name, one in decoder.named_parameters() if one.requires_grad and "lora_A" not in name}
+    assert all(one.grad.isfinite().all() and one.grad.any() for one in trained.values())
+    assert decoder.write(LATENTS, lines.input_ids, lines.mask, lines.latents, max_new_tokens=2).shape == (3, 2)
 
 
 # --- a run
