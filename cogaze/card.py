@@ -13,8 +13,7 @@ tags: [chest-x-ray, eye-tracking, vision-language]
 # {title}
 
 Image and text encoders for chest radiographs, {about} ({paper}).
-For research; not a medical device. It was trained on the data below and on nothing else than what its towers
-brought with them.
+For research; not a medical device. {origin}
 
 ```python
 from {module} import {model}
@@ -50,7 +49,7 @@ model = {model}.from_pretrained("this folder")
 class Facts:
     """What a card tells: counts by split and name, the course in words and numbers, results, versions, config.
 
-    method: title, about and paper in words, and the model's class and module.
+    method: title, about and paper in words, what it was trained on beside the data, and the model's class and module.
     """
 
     method: Mapping[str, str]

@@ -46,6 +46,9 @@ MAY_CHANGE = frozenset(
 )  # fmt: skip
 
 
+ADDED = {"optim.decoder_times": 1.0}  # what runs had before a value was there
+
+
 @dataclass(frozen=True)
 class Position:
     """Where a run stands: the next step of an epoch, steps done in all, skipped steps, the best validation loss.
@@ -183,7 +186,7 @@ def _refuse_others(path: Path, weights: dict[str, Any], model: nn.Module) -> Non
 
 def differences(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Name each value that differs between two configs, other than those that may change in the course of a run."""
-    before, after = _dotted(saved), _dotted(now)
+    before, after = ADDED | _dotted(saved), ADDED | _dotted(now)
     names = sorted((before.keys() | after.keys()) - MAY_CHANGE)
     return [
         f"{name} {before.get(name)}, not {after.get(name)}" for name in names if before.get(name) != after.get(name)

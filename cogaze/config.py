@@ -35,28 +35,50 @@ LEAST = {"epochs": 1, "accumulation": 1, "keep": 1, "save_every": 0, "max_nonfin
 
 
 @dataclass(frozen=True)
-class TowerConfig:
-    """The towers (folders, or names on a hub), and how much of them is used and trained.
+class ModelConfig:
+    """What a run knows of any model.
 
-    tokenizer: a folder or name, "" for the text tower's own. text_layers: how many layers of the text tower to keep,
-    0 for all. tuned_blocks: of the vision tower, from its end, -1 for all of it; the rest is frozen. hidden_size: of
-    the space that images and texts share. mask_padding: False averages (CoGaze: and attends to) padding, as published.
+    tokenizer: a folder or name. tuned_blocks: of the vision tower, from its end, -1 for all of it; the rest is frozen.
+    names: the fields that may be folders.
     """
 
-    vision: str = ""
-    text: str = ""
     tokenizer: str = ""
-    text_layers: int = 0
     tuned_blocks: int = 0
-    hidden_size: int = 512
-    mask_padding: bool = True
 
-    names: ClassVar[tuple[str, ...]] = ("vision", "text", "tokenizer")  # fields that may be folders
+    names: ClassVar[tuple[str, ...]] = ("tokenizer",)
 
     def __post_init__(self) -> None:
         for name, least in MODEL_LEAST.items():
             if getattr(self, name, least) < least:
                 raise ValueError(f"model.{name} is {getattr(self, name)}, must be at least {least}")
+
+    @property
+    def tokenizer_name(self) -> str:
+        """The folder or name that the tokenizer is read from."""
+        return self.tokenizer
+
+
+@dataclass(frozen=True)
+class TowerConfig(ModelConfig):
+    """The towers (folders, or names on a hub), and how much of them is used and trained.
+
+    tokenizer: "" for the text tower's own. text_layers: how many layers of the text tower to keep, 0 for all.
+    hidden_size: of the space that images and texts share. mask_padding: False averages (CoGaze: and attends to)
+    padding, as published.
+    """
+
+    vision: str = ""
+    text: str = ""
+    text_layers: int = 0
+    hidden_size: int = 512
+    mask_padding: bool = True
+
+    names: ClassVar[tuple[str, ...]] = ("vision", "text", "tokenizer")
+
+    @property
+    def tokenizer_name(self) -> str:
+        """The tokenizer's, or the text tower's."""
+        return self.tokenizer or self.text
 
     def sizes(self) -> dict[str, Any]:
         """Return what the model's own config has of these, by name."""
@@ -141,7 +163,7 @@ class RunConfig:
     out: Path
     shards: str
     method: Method = "cogaze"
-    model: TowerConfig = field(default_factory=TowerConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
     data: DatasetConfig = field(default_factory=DatasetConfig)
     collate: CollateConfig = field(default_factory=CollateConfig)
@@ -253,7 +275,7 @@ class DecoderConfig:
 
 
 @dataclass(frozen=True)
-class ReportModelConfig(TowerConfig):
+class ReportModelConfig(ModelConfig):
     """A pretrained CoGaze, in the folder that a run exported, and a decoder.
 
     encoder_sha256, decoder_sha256: of the folder's weights and of a language model's, by which a run that goes on knows
@@ -270,6 +292,11 @@ class ReportModelConfig(TowerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        plain, told = DecoderConfig(), self.decoder
+        of_other = ("lora", "dtype", "four_bit") if told.kind == "cross_attention" else ("start",)
+        unused = [name for name in of_other if getattr(told, name) != getattr(plain, name)]
+        if unused:
+            raise ValueError(f"decoder.{' and decoder.'.join(unused)}: no option of kind {told.kind}; leave it out")
         if self.decoder.kind == "llm" and self.frozen != "encoder":
             raise ValueError(
                 f"frozen is {self.frozen}, but a language model is told what the pretrained encoder predicts and finds;"
@@ -287,12 +314,18 @@ class ReportRun(RunConfig):
     prompt: PromptConfig = field(default_factory=PromptConfig)
     objective: ReportWeights = field(default_factory=ReportWeights)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.model.decoder.kind != "llm" and self.prompt != PromptConfig():
+            raise ValueError("prompt is what a language model is told, and decoder.kind is none; leave it out")
+
     def resolved(self) -> dict[str, Any]:
         """Return everything that a run's numbers depend on: weights and texts by their hash, not by their place."""
         values = super().resolved()
         for name in ("tokenizer", "encoder"):
             values["model"][name] = ""
-        values["model"]["decoder"]["name"] = public_name(self.model.decoder.model_name)
+        further = self.model.decoder.start == "model"
+        values["model"]["decoder"]["name"] = "" if further else public_name(self.model.decoder.model_name)
         if self.model.decoder.kind != "llm":
             del values["prompt"]
         if self.target.table:

@@ -24,10 +24,12 @@ def export(run: Run, folder: Path, position: Position, results: Mapping[str, flo
     """
     weights = get_model_state_dict(run.wrapped, options=WHOLE)
     if run.accelerator.is_main_process:
-        average = run.trained.average
+        weights |= {} if run.trained.average is None else run.trained.average.shadow
+        for alias, kept in run.model.all_tied_weights_keys.items():
+            weights[alias] = weights[kept]  # the average has a tied weight once
         unfinished = hidden(folder)
         shutil.rmtree(unfinished, ignore_errors=True)
-        run.model.save_pretrained(unfinished, state_dict=weights | (average.shadow if average is not None else {}))
+        run.model.save_pretrained(unfinished, state_dict=weights)
         run.collate.save_pretrained(unfinished)
         said = _public_config(run)
         (unfinished / RUN).write_text(json.dumps(said, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -44,6 +46,7 @@ def _facts(run: Run, position: Position, results: Mapping[str, float]) -> Facts:
             "title": parts.title,
             "about": parts.about,
             "paper": parts.paper,
+            "origin": parts.origin,
             "model": parts.model.__name__,
             "module": parts.model.__module__,
         },

@@ -27,6 +27,11 @@ from cogaze.scripts import training_script
 from gazeprep.schema import CHEXPERT_LABELS
 
 Tables = dict[str, SampleTable]
+OF_TOWERS = """It was trained on the data below and on nothing else than what its towers
+brought with them."""
+OF_ENCODER = """It was trained further on the data below: its encoder is a pretrained
+CoGaze, known by its weights' sha256 in the configuration, whose own card says what it learned from; its decoder is a
+language model with what that brought."""
 
 
 class Reading(NamedTuple):
@@ -52,7 +57,8 @@ def all_samples(config: RunConfig, tables: Tables, tokenizer: PreTrainedTokenize
 class MethodParts:
     """A method: its name and paper, its model, the special tokens its tokenizer needs, its data, its losses.
 
-    objective: made of a run's config, the table of its training samples and the device.
+    objective: made of a run's config, the table of its training samples and the device. origin: what a model was
+    trained on beside the data of its run, for its card.
     """
 
     title: str
@@ -63,6 +69,7 @@ class MethodParts:
     tokens: tuple[str, ...]
     objective: Callable[[Any, SampleTable, torch.device], Objective]
     reading: Callable[[Any, Tables, PreTrainedTokenizerBase], Reading] = all_samples
+    origin: str = OF_TOWERS
 
 
 def parts_of(config: RunConfig) -> MethodParts:
@@ -73,7 +80,7 @@ def parts_of(config: RunConfig) -> MethodParts:
 def of_towers(build: Callable[..., TwoTowerModel]) -> Build:
     """Return what builds a model of two towers."""
 
-    def made(config: RunConfig, tokenizer: PreTrainedTokenizerBase, *, grown: bool) -> TwoTowerModel:
+    def made(config: Any, tokenizer: PreTrainedTokenizerBase, *, grown: bool) -> TwoTowerModel:
         return build(
             config.model.vision,
             config.model.text,
@@ -175,5 +182,6 @@ METHODS: Mapping[str, MethodParts] = {
         tokens=PUBLISHED_TOKENS,
         objective=_report_objective,
         reading=_report_reading,
+        origin=OF_ENCODER,
     ),
 }

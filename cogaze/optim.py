@@ -81,7 +81,9 @@ class Schedule:
         self._done = 0
         self._plateau = None
         if config.schedule == "plateau":
-            self._plateau = ReduceLROnPlateau(optimizer, factor=config.plateau_factor, patience=config.plateau_patience)
+            # Without eps, which would stop the groups' rates one by one.
+            factor, patience = config.plateau_factor, config.plateau_patience
+            self._plateau = ReduceLROnPlateau(optimizer, factor=factor, patience=patience, eps=0.0)
         self._apply()
 
     @property

@@ -14,7 +14,7 @@ from cogaze.models.llm import language_model_sha256
 from cogaze.models.report import Frozen
 from cogaze.optim import OptimConfig
 
-PLAN = PlanConfig(global_batch=64)
+PLAN = PlanConfig(global_batch=64, gaze_ratio=0.0)  # nothing that is written needs a map of gaze
 OPTIM = OptimConfig(decoder_times=10.0, plateau_patience=2)
 FIT = FitConfig(epochs=30)
 
@@ -59,7 +59,7 @@ class ReportFinetune:
     def run(self) -> ReportRun:
         """Return the run's config; raises ValueError where the folder holds no such model."""
         read = read_run(self.model, ("cogaze", "report"))
-        self._refuse(read.method)
+        self._refuse(read.method, prompted=read.stated.get("model", {}).get("decoder", {}).get("kind") == "llm")
         data = {one.name: getattr(self.data, one.name) for one in fields(self.data)}
         return ReportRun(
             out=self.out,
@@ -82,15 +82,19 @@ class ReportFinetune:
             fit=self.fit,
         )
 
-    def _refuse(self, method: str) -> None:
-        """Raise ValueError where the decoder cannot be had of, or be trained on, a model of this method."""
-        prompted = self.decoder.kind == "llm"
-        if self.decoder.start == "model" and (method != "report" or prompted or self.decoder.name):
+    def _refuse(self, method: str, *, prompted: bool) -> None:
+        """Raise ValueError where the decoder cannot be had of, or be trained on, a model of this method.
+
+        prompted: whether a language model writes there.
+        """
+        prompts = self.decoder.kind == "llm"
+        other = method != "report" or prompted or prompts
+        if self.decoder.start == "model" and (other or self.decoder.name):
             raise ValueError(
                 "decoder.start is model, which trains a GPT-2's report model further: give the folder of one, and leave"
                 " decoder.name and decoder.kind out"
             )
-        if prompted and method == "report" and self.prompt.asks_for_hints:
+        if prompts and method == "report" and self.prompt.asks_for_hints:
             raise ValueError(
                 "the model's encoder has learned to write, and no longer predicts diseases and finds similar cases as"
                 " it was pretrained to: give the pretrained model, or a prompt.user without {similar} and {diseases}"

@@ -152,7 +152,7 @@ def quiet() -> None:
 
 
 def _tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:
-    name = config.model.tokenizer or config.model.text
+    name = config.model.tokenizer_name
     try:
         return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:

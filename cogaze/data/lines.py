@@ -85,7 +85,9 @@ class PlainScript:
         return int(self.tokenizer.pad_token_id)
 
     def _said(self, text: str) -> list[int]:
-        return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.end][: self.max_tokens]
+        # What looks like a special token in a report is text.
+        said = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return [*said, self.end][: self.max_tokens]
 
 
 def begin_and_end(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:

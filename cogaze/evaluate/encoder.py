@@ -30,6 +30,7 @@ Images = Sequence[EvalImage] | Sequence[Canvas]
 RUN_FILE = "run.json"
 BATCH = 32  # images
 TEXTS = 64  # of a batch
+BLOCK_BYTES = 2**24  # of a file, at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,10 +259,14 @@ def read_run(folder: str | Path, methods: Collection[str]) -> ReadRun:
 
 
 def weights_sha256(folder: Path) -> str:
-    """Hash a model's weights, file after file."""
-    found = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        found.update(path.read_bytes())
+    """Hash a model's weights, file after file; raises ValueError where there are none."""
+    paths, found = sorted(folder.glob("*.safetensors")), hashlib.sha256()
+    if not paths:
+        raise ValueError("the model's folder holds no weights (*.safetensors); give the folder that a run exported")
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(BLOCK_BYTES):
+                found.update(block)
     return found.hexdigest()
 
 

@@ -209,7 +209,7 @@ def encode(
     they were written, of all samples.
     """
     model.eval()
-    tokenizer = AutoTokenizer.from_pretrained(config.model.tokenizer or config.model.text)
+    tokenizer = AutoTokenizer.from_pretrained(config.model.tokenizer_name)
     collate = Collate(tokenizer, replace(config.collate, sentences="gaze") if gaze else config.collate)
     look = look_of(model)
     stated, denied = (_disease_texts(look, collate, text) for text in ("{}.", "no {}."))

@@ -139,6 +139,7 @@ class ReportModel(TwoTowerModel):
 
     def freeze(self) -> None:
         """Leave the vision tower, or the whole encoder, as it is, and what of it no report depends on."""
+        self.encoder.requires_grad_(True)
         self.encoder.vision.tuned = []
         self.encoder.freeze()
         if self.config.frozen == "encoder":

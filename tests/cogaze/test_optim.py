@@ -10,6 +10,20 @@ from torch import nn
 from cogaze.optim import MovingAverage, OptimConfig, Schedule, build_optimizer, cosine_share
 
 
+def test_a_decoder_s_rate_stays_its_multiple_however_far_the_plateau_goes():
+    module = nn.ModuleDict({"decoder": nn.Linear(2, 2), "encoder": nn.Linear(2, 2)})
+    config = OptimConfig(lr=5e-5, decoder_times=10.0, plateau_patience=0)
+    optimizer = build_optimizer(module, config)
+    schedule = Schedule(optimizer, config, 100)
+    for _ in range(12):
+        schedule.validated(1.0)
+    rates = sorted({group["lr"] for group in optimizer.param_groups})
+    assert len(rates) == 2
+    assert rates[1] == pytest.approx(10 * rates[0])
+    assert schedule.lr == pytest.approx(rates[0], rel=1e-6, abs=0)
+    assert rates[0] < 1e-12
+
+
 def model():
     made = nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2), nn.Linear(2, 1))
     made[2].requires_grad_(False)

@@ -142,6 +142,57 @@ def test_a_model_that_writes_is_trained_further_or_gives_its_encoder(trained, pa
     assert (weights(other)[new] - weights(trained)[new]).abs().max() > 1e-3  # steps
 
 
+def test_a_moving_average_is_exported_as_it_was_validated(parts, reports, tmp_path):
+    config = report_config(parts, reports, tmp_path / "run", {"optim.ema_decay": 0.5, "optim.lr": 1e-2})
+    learn(config)
+    model = ReportModel.from_pretrained(tmp_path / "run" / "model")
+    assert model.decoder.model.lm_head.weight is model.decoder.model.transformer.wte.weight
+    writer = load_writer(tmp_path / "run" / "model")
+    targets = read_targets(reports, read_table(reports, "validate"), writer.target)
+    assert _loss(writer, _batch(writer, reports, targets)) == pytest.approx(log(config)[4]["validate/words"], rel=1e-5)
+
+
+@pytest.mark.parametrize(("first", "then"), [("encoder", "tower"), ("tower", "encoder")])
+def test_what_is_frozen_is_what_this_run_says(parts, reports, tmp_path, first, then):
+    learn(report_config(parts, reports, tmp_path / "a", {"frozen": first, "fit.max_steps": 1}))
+    changes = {"model": tmp_path / "a" / "model", "frozen": then, "fit.max_steps": 1}
+    learn(report_config(parts, reports, tmp_path / "b", {**changes, "decoder": DecoderConfig(start="model")}))
+    model = ReportModel.from_pretrained(tmp_path / "b" / "model")
+    trained = {name for name, one in model.named_parameters() if one.requires_grad and name.startswith("encoder.")}
+    assert bool(trained) == (then == "tower")
+
+
+def test_what_looks_like_a_special_token_in_a_report_is_text(parts):
+    script = PlainScript(AutoTokenizer.from_pretrained(parts / "model"), max_tokens=60)
+    text = "see [SEP] and [PAD] and <|endoftext|> here"
+    lines = script.taught(["a"], [text])
+    assert lines.labels.tolist()[0].count(script.end) == 1
+    assert script.read(lines.labels) == [text]
+
+
+def test_options_of_another_decoder_are_refused(parts, reports, tmp_path):
+    with pytest.raises(ValueError, match=r"decoder\.four_bit: no option of kind cross_attention"):
+        report_config(parts, reports, tmp_path, {"decoder.four_bit": True})
+    with pytest.raises(ValueError, match="prompt is what a language model is told"):
+        report_config(parts, reports, tmp_path, {"prompt.system": "Be brief."})
+
+
+def test_a_folder_without_weights_is_refused(parts, reports, tmp_path):
+    shutil.copytree(parts / "model", tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    with pytest.raises(ValueError, match="the model's folder holds no weights"):
+        report_config(parts, reports, tmp_path / "run", {"model": tmp_path / "model"})
+
+
+def test_the_card_and_the_config_say_what_is_true(trained):
+    card = " ".join((trained.out / "model" / "README.md").read_text().split())
+    assert "its encoder is a pretrained CoGaze" in card
+    assert "nothing else" not in card
+    model = json.loads((trained.out / "model" / "run.json").read_text())["model"]
+    assert set(model) == {
+        "tokenizer", "tuned_blocks", "encoder", "encoder_sha256", "decoder", "decoder_sha256", "frozen"
+    }  # fmt: skip
+
+
 def test_a_text_longer_than_the_decoder_s_positions_is_refused_before_the_first_step(parts, reports, tmp_path):
     with pytest.raises(ValueError, match="a text may have 65 tokens, but the decoder has 64 positions"):
         learn(report_config(parts, reports, tmp_path / "run", {"target.max_tokens": 65}))
