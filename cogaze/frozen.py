@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cogaze.checkpoint import differences
-from cogaze.config import RunConfig
+from cogaze.config import ReportRun, RunConfig
 from cogaze.data.collate import normalised
 from cogaze.data.dataset import (
     BESIDE,
@@ -44,12 +45,14 @@ from cogaze.data.features import (
 )
 from cogaze.data.plan import PlanItem
 from cogaze.data.transforms import ViewConfig
+from cogaze.models.report import pretrained_encoder
 from cogaze.models.vision import VisionTower, load_vision_tower
 from gazeprep.schema import Split
 from gazeprep.shards import FolderLock
 
 Watch = Callable[[int, int], object]
-MAKE = "run pipelines/cache_features.py with this run's config"
+MAKE = "run pipelines/cache_features.py with this run's options"
+NOT_STORED = "it is the pretrained model's, so set data.features to ''"
 
 
 def stored_tokens(config: RunConfig, table: SampleTable, view: ViewConfig, vision: VisionTower) -> StoredTokens:
@@ -62,9 +65,10 @@ def stored_tokens(config: RunConfig, table: SampleTable, view: ViewConfig, visio
     stored = read_origins(where)
     if stored.get(origin.folder) != origin.as_json():
         others = "; ".join(f"{name} has {_differing(found, origin)}" for name, found in stored.items())
+        asked_for = "" if table.split in _splits_read(config) else f" and --splits {table.split}"
         raise ValueError(
             f"data.features is {config.data.features}, but there is no {origin.folder} of this tower, view and shards "
-            f"({others or 'nor any other'}); {MAKE}, or set data.features to ''"
+            f"({others or 'nor any other'}); {MAKE}{asked_for}, or set data.features to ''"
         )
     return StoredTokens(where, origin, table)
 
@@ -77,9 +81,10 @@ def origin_of(config: RunConfig, view: ViewConfig, vision: VisionTower) -> Origi
             "cannot be stored; set it to 0, or data.features to ''"
         )
     if view.is_random:
+        still = "set view.rule to letterbox or center_crop, view.flip and view.shift to 0, or data.features to ''"
         raise ValueError(
             f"the view is random (rule {view.rule}, flip {view.flip}, shift {view.shift}), so its tokens cannot be "
-            "stored; set view.rule to letterbox or center_crop, view.flip and view.shift to 0, or data.features to ''"
+            f"stored; {NOT_STORED if isinstance(config, ReportRun) else still}"
         )
     rows, cols = vision.patch_grid
     return Origin(
@@ -129,7 +134,7 @@ def cache_features(
     accelerator = Accelerator()
     if "://" in container(config):
         raise ValueError("features are written to a local folder: name one in data.features, and copy it afterwards")
-    vision = VisionTower(load_vision_tower(config.model.vision), config.data.view.size_px)
+    vision = _tower(config)
     parts = [_Part.of(config, split, vision) for split in splits or _splits_read(config)]
     encoder = _Encoder(config, vision.to(accelerator.device), batch_size)
     started = time.perf_counter()
@@ -153,6 +158,14 @@ def cache_features(
         unreadable=sum(unreadable for _, unreadable in counts),
         seconds=time.perf_counter() - started,
     )
+
+
+def _tower(config: RunConfig) -> VisionTower:
+    """Read the tower that a run looks through: who writes reports has the pretrained model's, as it was trained."""
+    if isinstance(config, ReportRun):
+        return pretrained_encoder(config.model.encoder).vision
+    towers: Any = config.model
+    return VisionTower(load_vision_tower(towers.vision), config.data.view.size_px)
 
 
 def _splits_read(config: RunConfig) -> tuple[Split, ...]:

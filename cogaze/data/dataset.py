@@ -50,7 +50,7 @@ class CorruptSampleError(ValueError):
 class DamagedTokensError(ValueError):
     """A sample's stored tokens cannot be read; the message says in which file."""
 
-    cure = "remove that file and run pipelines/cache_features.py with the run's config again"
+    cure = "remove that file and run pipelines/cache_features.py with the run's options again"
 
 
 class TokenSource(Protocol):
@@ -70,15 +70,18 @@ class TokenSource(Protocol):
 class SampleTable:
     """The rows of one split as plain arrays over its N samples, which worker processes share without copying.
 
-    key (N,) bytes. shard (N,) counts shard_names. start, length (N, 3): bytes of image, gaze and json in the shard.
+    key (N,) bytes. shard (N,) counts shard_names. place (N,): the sample's number among those of its shard, of which
+    there are shard_samples (S,) in the whole split. start, length (N, 3): bytes of image, gaze and json in the shard.
     view (N,) counts VIEWS. study_id (N,): equal for samples of one study, negative and unique without one.
     labels (N, 14) int8 in the order of CHEXPERT_LABELS.
     """
 
     split: str
     shard_names: tuple[str, ...]
+    shard_samples: npt.NDArray[np.int64]
     key: npt.NDArray[np.bytes_]
     shard: npt.NDArray[np.int32]
+    place: npt.NDArray[np.int64]
     start: npt.NDArray[np.int64]
     length: npt.NDArray[np.int64]
     has_gaze: npt.NDArray[np.bool_]
@@ -115,8 +118,10 @@ def read_table(root: str | Path, split: Split) -> SampleTable:
     return SampleTable(
         split=split,
         shard_names=tuple(map(str, shard_names)),
+        shard_samples=np.bincount(shard, minlength=len(shard_names)).astype(np.int64),
         key=rows["key"].to_numpy(dtype=np.bytes_),
         shard=shard.astype(np.int32),
+        place=rows.groupby("shard").cumcount().to_numpy(dtype=np.int64),
         start=_columns(rows, "offset"),
         length=_columns(rows, "length"),
         has_gaze=rows["has_gaze"].to_numpy(dtype=np.bool_),

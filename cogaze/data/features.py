@@ -28,7 +28,7 @@ MANIFEST = "features.json"
 PREFIX = "features-"
 UNTOLD = ("_name_or_path", "architectures", "dtype", "transformers_version")  # of a tower's config: change no token
 
-AGAIN = "run pipelines/cache_features.py with the run's config again"
+AGAIN = "run pipelines/cache_features.py with the run's options again"
 
 Tokens = npt.NDArray[np.float16]
 Records = npt.NDArray[np.void]
@@ -95,7 +95,10 @@ def pictures_hash(folder: ShardFolder) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Where a split's tokens lie: record k of a shard's file belongs to the k-th of the shard's rows in the table."""
+    """Where a split's tokens lie: record k of a shard's file belongs to the k-th of the shard's samples in the index.
+
+    samples (shards,): of the whole split. place (rows,): k of a table's samples, which may be some of the split's.
+    """
 
     record: np.dtype[np.void]
     shard_names: tuple[str, ...]
@@ -104,13 +107,9 @@ class Layout:
 
     @classmethod
     def of(cls, table: SampleTable, shape: tuple[int, int]) -> "Layout":
-        """Lay out tokens of a shape (1 + P, width) for a table."""
-        samples = np.bincount(table.shard, minlength=len(table.shard_names))
-        order = np.argsort(table.shard, kind="stable")
-        place = np.empty(len(table), dtype=np.int64)
-        place[order] = np.arange(len(table)) - np.repeat(np.cumsum(samples) - samples, samples)
+        """Lay out tokens of a shape (1 + P, width) for the split of which a table holds all samples or some."""
         record = np.dtype([("crc32", "<u4"), ("key", table.key.dtype), ("tokens", "<f2", shape)])
-        return cls(record, table.shard_names, samples, place)
+        return cls(record, table.shard_names, table.shard_samples, table.place)
 
     def file(self, shard: int) -> str:
         """Return the name of a shard's file."""
@@ -209,7 +208,7 @@ class StoredTokens:
         if missing:
             raise ValueError(
                 f"{origin.folder} lacks {len(missing)} of the {len(self._start)} shards of split {table.split}, the "
-                f"first {self._layout.file(missing[0])}; {AGAIN}, it goes on"
+                f"first {self._layout.file(missing[0])}; {AGAIN} and --splits {table.split}, it goes on"
             )
 
     def read(self, row: int) -> Tokens:

@@ -100,7 +100,7 @@ def ids_of(record: Mapping[str, str]) -> SampleIds:
 
 def chosen(table: SampleTable, rows: npt.NDArray[np.integer]) -> SampleTable:
     """Return some rows of a table, in their order."""
-    columns = ("key", "shard", "start", "length", "has_gaze", "view", "study_id", "labels")
+    columns = ("key", "shard", "place", "start", "length", "has_gaze", "view", "study_id", "labels")
     return replace(table, **{name: getattr(table, name)[rows] for name in columns})
 
 
