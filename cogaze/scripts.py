@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase
 
@@ -28,24 +27,23 @@ def training_script(config: ReportRun, targets: Mapping[str, Targets], tokenizer
     """
     if config.model.decoder.kind == "cross_attention":
         return PlainScript(tokenizer, config.target.max_tokens)
-    with torch.random.fork_rng(devices=[]):  # so that a run is the same whether or not it finds its hints made
-        encoder = pretrained_encoder(config.model.encoder).eval()
-        script = _chat(config, 2 * encoder.config.perceiver_latents)
-        if not config.prompt.asks_for_hints:
-            return script
-        encoder.to(PartialState().device)
-        looker = Looker(
-            encoder,
-            config.model.encoder_sha256,
-            _datasets(config, encoder),
-            Collate(tokenizer, config.collate),
-            config.workers.workers,
-            config.data.skip_corrupt,
-        )
-        held = set(read_folder(config.shards).index["split"])
-        judged = [read_table(config.shards, split) for split in ("validate", "test") if split in held]
-        asked = [targets["train"].table, *judged]
-        return told(script, looker, config.shards, asked, config.target, [config.out])
+    encoder = pretrained_encoder(config.model.encoder).eval()
+    script = _chat(config, 2 * encoder.config.perceiver_latents)
+    if not config.prompt.asks_for_hints:
+        return script
+    encoder.to(PartialState().device)
+    looker = Looker(
+        encoder,
+        config.model.encoder_sha256,
+        _datasets(config, encoder),
+        Collate(tokenizer, config.collate),
+        config.workers.workers,
+        config.data.skip_corrupt,
+    )
+    held = set(read_folder(config.shards).index["split"])
+    judged = [read_table(config.shards, split) for split in ("validate", "test") if split in held]
+    asked = [targets["train"].table, *judged]
+    return told(script, looker, config.shards, asked, config.target, [config.out])
 
 
 def saved_script(folder: Path, model: ReportModel, tokenizer: PreTrainedTokenizerBase, target: TargetConfig) -> Script:

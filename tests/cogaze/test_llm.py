@@ -420,6 +420,15 @@ def test_a_stopped_run_goes_on_bit_for_bit(trained, parts, lm, reports, tmp_path
     assert_same(weights(trained), weights(half))
 
 
+def test_a_run_that_finds_its_hints_made_learns_the_same(trained, parts, lm, reports, tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    shutil.copy(trained.out / "hints.parquet", tmp_path / "run")
+    monkeypatch.setattr(hints_module, "looked_at", None)
+    config = llm_config(parts, lm, reports, tmp_path / "run")
+    learn(config)
+    assert_same(weights(trained), weights(config))
+
+
 def test_another_language_model_is_not_gone_on_with(trained, parts, reports, tmp_path):
     other = write_language_model(tmp_path / "llama", seed=1)
     shutil.copytree(trained.out, tmp_path / "run")
