@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from cogaze.checkpoint import hidden
+from cogaze.checkpoint import write_whole
 from cogaze.data.chat import Hint, PromptConfig
 from cogaze.data.collate import Batch, Collate
 from cogaze.data.dataset import REBUILD, CorruptSampleError, SampleTable, ShardDataset, read_folder
@@ -142,8 +142,9 @@ def write_found(path: Path, found: Mapping[str, Found], origin: Mapping[str, Any
             "diseases": pa.array([list(one.diseases) for one in found.values()], pa.list_(pa.int8())),
         }
     )
-    pq.write_table(table.replace_schema_metadata({ORIGIN: json.dumps(origin)}), hidden(path))
-    hidden(path).replace(path)
+    data = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata({ORIGIN: json.dumps(origin)}), data)
+    write_whole(path, data.getvalue().to_pybytes())
 
 
 # --- finding them
