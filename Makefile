@@ -15,7 +15,7 @@ SEED ?= 0
 SYNTHETIC ?= out/synthetic-$(SUBJECTS)-$(SEED)
 ARGS ?=
 
-.PHONY: help setup demo demo-shards reproduce reproduce-egma shards shards-real check test test-slow soak fuzz bench clean
+.PHONY: help setup demo demo-shards reproduce reproduce-egma reproduce-reports shards shards-real check test test-slow soak fuzz bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -57,6 +57,19 @@ reproduce: setup demo-shards ## the figures of docs/reproduce.md: six conditions
 reproduce-egma: setup demo-shards ## those of EGMA and its shares of gaze: seven conditions, two seeds
 	$(BIN)/python pipelines/probe.py --config configs/egma_demo.yaml --shards out/demo/shards --out out/demo/egma \
 	  --seeds '[0, 1]'
+
+# What pretraining is worth to a writer: the same writer on three models of make demo, three seeds each.
+reproduce-reports: setup ## the figures of its reports in docs/reproduce.md, after make demo: a quarter of an hour
+	for model in trained untrained shuffled; do for seed in 0 1 2; do \
+	  out=out/demo/reports/$$model-$$seed; \
+	  $(BIN)/python pipelines/finetune.py --config configs/report_demo.yaml --model out/demo/runs/$$model-0/model \
+	    --shards out/demo/shards --out $$out/writer --fit.seed $$seed --plan.seed $$seed; \
+	  $(BIN)/python pipelines/generate.py --model $$out/writer/best --shards out/demo/shards --out $$out/generated \
+	    --search.beams 4 --attention false; \
+	  $(BIN)/python pipelines/score.py --generated $$out/generated --out $$out/scores --scorers '[overlap,labels]' \
+	    >/dev/null; \
+	done; done
+	grep -E 'BLEU-4|CIDEr|F1 (micro|macro), 14' out/demo/reports/*/scores/results.md
 
 # Any subset of REFLACX, EGD, MIMIC and MIMIC_JPG, or MIMIC_EYE, names real data; none means the synthetic corpus.
 shards: setup ## build shards: REFLACX=.. EGD=.. MIMIC=.. MIMIC_JPG=.. or MIMIC_EYE=.., OUT=.., or synthetic ones
