@@ -1,6 +1,6 @@
 """Which script a decoder has: how its reports become tokens, in training and when a saved model writes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def training_script(config: ReportRun, targets: Mapping[str, Targets], tokenizer
     looker = Looker(
         encoder,
         config.model.encoder_sha256,
-        _datasets(config, encoder),
+        _datasets(config, encoder, targets.keys()),
         Collate(tokenizer, config.collate),
         config.workers.workers,
         config.data.skip_corrupt,
@@ -73,12 +73,17 @@ def _chat(config: ReportRun, latents: int) -> ChatScript:
     return script
 
 
-def _datasets(config: ReportRun, encoder: CoGazeModel) -> Callable[[SampleTable], ShardDataset]:
+def _datasets(
+    config: ReportRun, encoder: CoGazeModel, stored: Collection[str]
+) -> Callable[[SampleTable], ShardDataset]:
+    """Return what reads a table's samples; the tower's tokens are stored of some splits, if at all."""
     data = replace(config.data.still(), skip_corrupt=True)
 
     def dataset(table: SampleTable) -> ShardDataset:
         view = config.data.view if table.split == "train" else data.view
-        features = stored_tokens(config, table, view, encoder.vision) if data.features else None
+        features = (
+            stored_tokens(config, table, view, encoder.vision) if data.features and table.split in stored else None
+        )
         return ShardDataset(config.shards, table, encoder.patch_grid, data, features)
 
     return dataset

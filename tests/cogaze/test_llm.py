@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 from accelerate.state import PartialState
@@ -31,6 +32,7 @@ from cogaze.data.dataset import DatasetConfig, ShardDataset, read_table
 from cogaze.data.plan import PlanItem
 from cogaze.data.targets import read_targets
 from cogaze.fit import fit
+from cogaze.frozen import cache_features
 from cogaze.generate import BeamConfig, GenerateConfig, generate
 from cogaze.losses.words import IGNORED, token_nll_sum
 from cogaze.models.llm import (
@@ -427,6 +429,19 @@ def test_a_run_that_finds_its_hints_made_learns_the_same(trained, parts, lm, rep
     config = llm_config(parts, lm, reports, tmp_path / "run")
     learn(config)
     assert_same(weights(trained), weights(config))
+
+
+@pytest.mark.slow
+def test_stored_tokens_of_what_the_run_reads_find_the_same(trained, parts, lm, reports, tmp_path):
+    shutil.copytree(parts, tmp_path / "still")
+    stated = json.loads((parts / "model" / "run.json").read_text())
+    stated["data"]["view"] |= {"shift": 0.0}
+    (tmp_path / "still" / "model" / "run.json").write_text(json.dumps(stated))
+    config = llm_config(tmp_path / "still", lm, reports, tmp_path / "run", {"data.features": str(tmp_path / "tokens")})
+    cache_features(config)  # of train and validate, not of test
+    learn(config)
+    found, expected = (pq.read_table(one.out / "hints.parquet").to_pylist() for one in (config, trained))
+    assert sorted(found, key=lambda row: row["key"]) == sorted(expected, key=lambda row: row["key"])
 
 
 def test_another_language_model_is_not_gone_on_with(trained, parts, reports, tmp_path):
