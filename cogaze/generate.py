@@ -7,7 +7,7 @@ written; then they become generated.parquet, generated.jsonl and attention.npz, 
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,8 +20,9 @@ from accelerate import PartialState
 from torch.utils.data import DataLoader, Dataset
 
 from cogaze.checkpoint import versions, write_whole
-from cogaze.data.dataset import DatasetConfig, ShardDataset, read_folder, read_table
+from cogaze.data.dataset import CorruptSampleError, DatasetConfig, ShardDataset, read_folder, read_table
 from cogaze.data.lines import ReportBatch, as_taught
+from cogaze.data.loader import as_first_told
 from cogaze.data.plan import PlanItem
 from cogaze.data.targets import Targets, chosen, ids_of, read_targets, records
 from cogaze.data.transforms import DRAWS, Record, on_picture, view_of
@@ -292,7 +293,7 @@ def _write_parts(config: GenerateConfig, writer: Writer, targets: Targets, own: 
     )
     options = config.search.options(writer.target.max_tokens)
     other = None if config.looker is None else load_looker(config.looker, writer.view, writer.device)
-    for number, studies in zip(own, loader, strict=True):
+    for number, studies in zip(own, _as_told(loader), strict=True):
         batch = studies.batch.to(writer.device)
         with _precision(config, writer.device):
             texts, patches = writer.write(batch, options)
@@ -329,6 +330,15 @@ def _on_grid(looked: Sequence[Looked], record: Record, writer: Writer) -> list[d
 
 def _precision(config: GenerateConfig, device: torch.device) -> AbstractContextManager[Any]:
     return nullcontext() if config.precision == "no" else torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def _as_told(loader: Iterable[_Studies]) -> Iterator[_Studies]:
+    """Deliver what a loader does; a sample that cannot be read ends it with one line."""
+    try:
+        yield from loader
+    except CorruptSampleError as error:
+        error.__traceback__ = None  # as in cogaze.data.loader
+        raise as_first_told(error) from None
 
 
 def _as_it_is(studies: Any) -> Any:

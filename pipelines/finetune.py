@@ -14,14 +14,13 @@ import os
 import sys
 from collections.abc import Sequence
 
-import torch
 from jsonargparse import ArgumentParser
 
 from cogaze.config import option_of
 from cogaze.evaluate.labelled_run import LabelledRun, run_labelled
 from cogaze.fit import fit
 from cogaze.report_run import ReportFinetune
-from cogaze.step import NonFiniteLossError
+from cogaze.stopped import STOPS, one_line
 
 OF_REPORTS = ("shards", "decoder", "target")
 
@@ -38,8 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         values = parser.instantiate(options)
         del values["config"]
         return _trained(kind(**vars(values)))
-    except (ValueError, NonFiniteLossError, torch.OutOfMemoryError) as error:
-        print(f"finetune: {error}", file=sys.stderr)
+    except STOPS as error:
+        print(f"finetune: {one_line(error)}", file=sys.stderr)
         return 1
 
 

@@ -7,15 +7,15 @@ processes (ACCELERATE_USE_CPU=true on CPU). pipelines/score.py judges them.
 
 import sys
 
-import torch
 from jsonargparse import ArgumentParser
 
-from cogaze.evaluate.processes import OtherProcessError, Process
+from cogaze.evaluate.processes import Process
 from cogaze.generate import GenerateConfig, generate
+from cogaze.stopped import STOPS, one_line
 
 
 def main() -> int:
-    """Parse, write, say how many: 0 done, 1 a problem, 2 wrong usage."""
+    """Parse, write, say how many: 0 done, 1 a problem, 2 wrong usage, 130 Ctrl-C."""
     parser = ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="a YAML file of these options")
     parser.add_class_arguments(GenerateConfig, None, fail_untyped=True)
@@ -24,9 +24,12 @@ def main() -> int:
         values = parser.instantiate(options)
         del values["config"]
         written = generate(GenerateConfig(**vars(values)))
-    except (ValueError, OtherProcessError, torch.OutOfMemoryError) as error:
-        print(f"generate: {error}", file=sys.stderr)
+    except STOPS as error:
+        print(f"generate: {one_line(error)}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("generate: stopped; the same command goes on", file=sys.stderr)
+        return 130
     if Process.current().is_main:
         print(f"{written.studies} studies have a report", file=sys.stderr)
     return 0

@@ -10,6 +10,7 @@ import sys
 from jsonargparse import ArgumentParser
 
 from cogaze.evaluate.reports.score import ScoreConfig, score
+from cogaze.stopped import STOPS, one_line
 
 
 def main() -> int:
@@ -23,8 +24,8 @@ def main() -> int:
         del values["config"]
         config = ScoreConfig(**vars(values))
         results = score(config)
-    except ValueError as error:
-        print(f"score: {error}", file=sys.stderr)
+    except STOPS as error:
+        print(f"score: {one_line(error)}", file=sys.stderr)
         return 1
     print(results.markdown())
     return 1 if config.failed(results) else 0

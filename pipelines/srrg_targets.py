@@ -11,6 +11,7 @@ from typing import get_args
 
 from cogaze.data.srrg import SPLITS, SrrgTargets, read_srrg, write_targets
 from cogaze.evaluate.reports.structured import Part, Rules
+from cogaze.stopped import STOPS, one_line
 
 
 def main() -> int:
@@ -25,8 +26,8 @@ def main() -> int:
     try:
         targets = read_srrg(options.srrg, options.part, options.rules, options.splits)
         write_targets(targets, options.out)
-    except (ValueError, OSError) as error:
-        print(f"srrg_targets: {error}", file=sys.stderr)
+    except STOPS as error:
+        print(f"srrg_targets: {one_line(error)}", file=sys.stderr)
         return 1
     print("\n".join(told(targets)))
     return 0

@@ -1,12 +1,10 @@
 """Output disks that are full or read-only: nothing finished is lost, nothing half-way keeps a name, and it is said."""
 
-import os
-import subprocess
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from attacks import finals, halves
+from disks import Disk
 from recorded import SMALL
 
 from gazeprep.build import BuildConfig, build
@@ -16,44 +14,15 @@ from gazeprep.jobs import BuildError
 from gazeprep.shards import ShardFolder
 from gazeprep.tasks import Task, build_task, finalize
 
-PAGE = 4096  # what a disk in memory hands out
 FULL = "the disk of the output folder is full: free space; finished shards stay, run the same command to go on"
 TABLES = ("rejected.parquet", "index.parquet", "dataset.json")
-
-
-class Disk:
-    """A disk in memory whose size can change."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        root.mkdir()
-        mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(root)]
-        if os.getuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
-            pytest.skip("only root may mount a small disk")
-
-    def resize(self, pages: int) -> None:
-        self._remount(f"size={pages * PAGE}")
-
-    def leave(self, pages: int) -> None:
-        """Take all space but so many pages away."""
-        status = os.statvfs(self.root)
-        self.resize(status.f_blocks - status.f_bfree + pages)
-
-    def freeze(self) -> None:
-        self._remount("ro")
-
-    def thaw(self) -> None:
-        self._remount("rw,size=64m")
-
-    def _remount(self, options: str) -> None:
-        subprocess.run(["mount", "-o", f"remount,{options}", self.root], check=True)
 
 
 @pytest.fixture
 def disk(tmp_path):
     made = Disk(tmp_path / "disk")
     yield made
-    subprocess.run(["umount", made.root], check=True)
+    made.remove()
 
 
 @pytest.fixture

@@ -96,10 +96,9 @@ class Stream:
                 self._count_faults(batch)
                 yield batch
         except CorruptSampleError as error:
-            # From a worker it comes inside the text of its traceback. Its frames would keep the workers in a cycle,
-            # whose collection waits in vain for them, 5 s each.
+            # Its frames would keep the workers in a cycle, whose collection waits in vain for them, 5 s each.
             error.__traceback__ = None
-            raise CorruptSampleError(str(error).rpartition("CorruptSampleError: ")[2].strip()) from None
+            raise as_first_told(error) from None
 
     def take_faults(self) -> list[str]:
         """Return why samples were skipped since this was last asked, one text for each."""
@@ -119,6 +118,11 @@ class Stream:
                     f"{self._in_a_row} samples in a row had to be skipped, the last: {fault}; compare the shards' "
                     "sha256 with dataset.json, copy or build them again"
                 )
+
+
+def as_first_told(error: CorruptSampleError) -> CorruptSampleError:
+    """Return an error as it was raised: from a worker it comes inside the text of its traceback."""
+    return CorruptSampleError(str(error).rpartition("CorruptSampleError: ")[2].strip())
 
 
 def _leave_signals_to_the_run(worker: int) -> None:

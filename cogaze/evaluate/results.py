@@ -23,7 +23,7 @@ CELLS = 2**22  # counts of rows in resamples that are made at once
 LEAST_DEFINED = 0.9  # share of the resamples in which a figure exists, below which it has no interval
 OURS = ("cogaze.", "gazeprep.")
 NOT_RUN = "not run: "
-FOLDERS = re.compile(r"(?:[A-Za-z]+://|[A-Za-z]:\\|~?/)[^\s'\",;:)]*[/\\]")
+FOLDERS = re.compile(r"(?<![\w.~/-])(?:[A-Za-z]+://|[A-Za-z]:\\|~?/)[^\s'\",;:)]*[/\\]")
 
 
 class NotRunError(Exception):
