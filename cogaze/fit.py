@@ -73,7 +73,7 @@ def _start(run: Run) -> Position:
             f"{accelerator.mixed_precision}, {len(run.train.dataset)} samples, {run.total_steps} steps of "
             f"{run.config.plan.global_batch}, from step {position.steps_done}"
         )
-        for remark in run.objective.remarks():
+        for remark in (*run.remarks, *run.objective.remarks()):
             say(remark)
     if run.config.fit.tracker != "none":
         accelerator.init_trackers("runs")

@@ -35,10 +35,14 @@ language model with what that brought."""
 
 
 class Reading(NamedTuple):
-    """The samples that a run learns from and is validated on, by split, and what makes batches of them."""
+    """The samples that a run learns from and is validated on, by split, and what makes batches of them.
+
+    remarks: what the run has to say of them.
+    """
 
     tables: Tables
     collate: Collate
+    remarks: tuple[str, ...] = ()
 
 
 class Build(Protocol):
@@ -144,10 +148,14 @@ def _writing_gpt2(config: ReportRun, tokenizer: PreTrainedTokenizerBase) -> Repo
 
 
 def _report_reading(config: ReportRun, tables: Tables, tokenizer: PreTrainedTokenizerBase) -> Reading:
-    targets = {split: read_targets(config.shards, table, config.target) for split, table in tables.items()}
+    targets = {
+        split: read_targets(config.shards, table, config.target, skipped_in_a_row=config.data.skipped_in_a_row)
+        for split, table in tables.items()
+    }
     script = training_script(config, targets, tokenizer)
     collate = ReportCollate(tokenizer, config.collate, list(targets.values()), script)
-    return Reading({split: one.table for split, one in targets.items()}, collate)
+    remarks = tuple(remark for one in targets.values() for remark in one.remarks)
+    return Reading({split: one.table for split, one in targets.items()}, collate, remarks)
 
 
 def _report_objective(config: ReportRun, _table: SampleTable, _device: torch.device) -> ReportObjective:

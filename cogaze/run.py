@@ -40,6 +40,7 @@ class Run:
     objective: Objective
     collate: Collate
     total_steps: int
+    remarks: tuple[str, ...] = ()
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must have been written under to be gone on with: config, training samples, features.
@@ -61,7 +62,7 @@ def prepare(config: RunConfig) -> Run:
     set_seed(config.fit.seed)
     tokenizer = _tokenizer(config)
     added = add_special_tokens(tokenizer, parts.tokens)
-    tables, collate = parts.reading(config, tables, tokenizer)
+    tables, collate, remarks = parts.reading(config, tables, tokenizer)
     _enough(config, tables["train"])
     model = parts.build(config, tokenizer, grown=bool(added))
     _name_towers(model)
@@ -81,7 +82,8 @@ def prepare(config: RunConfig) -> Run:
     schedule = Schedule(prepared.optimizer, config.optim, total)
     trained = Trained(wrapped, prepared.optimizer, schedule, average, accelerator.scaler)
     objective = parts.objective(config, tables["train"], accelerator.device)
-    return Run(config, accelerator, model, wrapped, prepared, trained, train, validation, objective, collate, total)
+    run = Run(config, accelerator, model, wrapped, prepared, trained, train, validation, objective, collate, total)
+    return replace(run, remarks=remarks)
 
 
 def _tables(config: RunConfig) -> dict[str, SampleTable]:

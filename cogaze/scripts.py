@@ -43,7 +43,10 @@ def training_script(config: ReportRun, targets: Mapping[str, Targets], tokenizer
     held = set(read_folder(config.shards).index["split"])
     judged = [read_table(config.shards, split) for split in ("validate", "test") if split in held]
     asked = [targets["train"].table, *judged]
-    return told(script, looker, config.shards, asked, config.target, [config.out])
+    cases = targets["train"]
+    if config.target.table:  # whose texts are not told: a case has its own report
+        cases = read_cases(config.shards, config.target, config.data.skipped_in_a_row)
+    return told(script, looker, config.shards, asked, cases, [config.out])
 
 
 def saved_script(folder: Path, model: ReportModel, tokenizer: PreTrainedTokenizerBase, target: TargetConfig) -> Script:
@@ -58,12 +61,17 @@ def told(
     looker: Looker,
     shards: str,
     asked: Sequence[SampleTable],
-    target: TargetConfig,
+    cases: Targets,
     kept: Sequence[Path],
 ) -> ChatScript:
-    """Return a script with the hints of these samples; similar ones are of the training split, with a report."""
-    training = read_targets(shards, read_table(shards, "train"), replace(target, table=""))
-    return script.hinted(hints(looker, shards, asked, training, script.config, kept))
+    """Return a script with the hints of these samples; similar ones are among the cases."""
+    return script.hinted(hints(looker, shards, asked, cases, script.config, kept))
+
+
+def read_cases(shards: str, target: TargetConfig, skipped_in_a_row: int = 0) -> Targets:
+    """Read the cases that may be told: the training split's samples with a report of their own."""
+    own = replace(target, table="")
+    return read_targets(shards, read_table(shards, "train"), own, skipped_in_a_row=skipped_in_a_row)
 
 
 def _chat(config: ReportRun, latents: int) -> ChatScript:

@@ -21,7 +21,7 @@ from cogaze.evaluate.gaze import attention
 from cogaze.hints import Looker
 from cogaze.models.cogaze import CoGazeModel
 from cogaze.models.report import LATENT_FIELDS, ReportModel
-from cogaze.scripts import saved_script, told
+from cogaze.scripts import read_cases, saved_script, told
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,8 @@ class Writer:
             Collate(self.tokenizer, self.collate),
             workers,
         )
-        return replace(self, script=told(self.script, looker, shards, [table], self.target, kept))
+        cases = read_cases(shards, self.target)
+        return replace(self, script=told(self.script, looker, shards, [table], cases, kept))
 
     @torch.no_grad()
     def write(self, batch: ReportBatch, options: dict[str, Any]) -> tuple[list[str], Tensor]:

@@ -224,6 +224,11 @@ class DatasetConfig:
                 "first"
             )
 
+    @property
+    def skipped_in_a_row(self) -> int:
+        """How many corrupt samples one after another are skipped; one more stops what reads them."""
+        return self.max_corrupt_in_a_row if self.skip_corrupt else 0
+
     def still(self) -> "DatasetConfig":
         """Return what evaluation reads: nothing drawn at random."""
         return replace(self, view=self.view.still(), context_dropout=0.0)

@@ -89,6 +89,13 @@ def _exchanged(own: list[dict[str, Tensor]], fault: Exception | None, count: int
     return parts
 
 
+def of_all(own: list[T]) -> list[T]:
+    """Put the lists of all processes together, in the order of these; every process gets the whole."""
+    if Process.current().count == 1:
+        return own
+    return [one for told in _told_each_other({"own": own}) for one in told["own"]]
+
+
 def any_failed(failed: bool) -> bool:
     """Whether this or another process failed at what all of them did; to be asked by each of them after it.
 

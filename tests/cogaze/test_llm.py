@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -27,6 +28,7 @@ from writing import ASKED, CASES, SEEN, learn, pretrain, report_config, write_pa
 
 from cogaze import hints as hints_module
 from cogaze.config import DecoderConfig
+from cogaze.data import targets as targets_module
 from cogaze.data.chat import ChatScript, Hint, PromptConfig
 from cogaze.data.dataset import DatasetConfig, ShardDataset, read_table
 from cogaze.data.plan import PlanItem
@@ -83,7 +85,7 @@ def write_language_model(folder, kind="llama", seed=0, template=TEMPLATE, spread
     else:
         heads = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
         widths = {"hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 320}
-        model = LlamaForCausalLM(LlamaConfig(**widths, **heads, **sizes))
+        model = LlamaForCausalLM(LlamaConfig(**widths, **heads, **sizes, tie_word_embeddings=True))
     model.save_pretrained(folder)
     return folder
 
@@ -426,9 +428,11 @@ def test_a_run_that_finds_its_hints_made_learns_the_same(trained, parts, lm, rep
     (tmp_path / "run").mkdir()
     shutil.copy(trained.out / "hints.parquet", tmp_path / "run")
     monkeypatch.setattr(hints_module, "looked_at", None)
+    monkeypatch.setattr(targets_module, "_record", counted := Mock(wraps=targets_module._record))
     config = llm_config(parts, lm, reports, tmp_path / "run")
     learn(config)
     assert_same(weights(trained), weights(config))
+    assert counted.call_count == 16 + 16  # of train and validate, each once
 
 
 @pytest.mark.slow
