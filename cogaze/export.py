@@ -26,7 +26,8 @@ def export(run: Run, folder: Path, position: Position, results: Mapping[str, flo
     if run.accelerator.is_main_process:
         weights |= {} if run.trained.average is None else run.trained.average.shadow
         for alias, kept in run.model.all_tied_weights_keys.items():
-            weights[alias] = weights[kept]  # the average has a tied weight once
+            if kept in weights:  # of a language model that stays as it is, they are not
+                weights[alias] = weights[kept]  # the average has a tied weight once
         unfinished = hidden(folder)
         shutil.rmtree(unfinished, ignore_errors=True)
         run.model.save_pretrained(unfinished, state_dict=weights)
