@@ -29,11 +29,13 @@ from cogaze.data.transforms import DRAWS, Record, on_picture, view_of
 from cogaze.evaluate.encoder import weights_sha256
 from cogaze.evaluate.held_out import Judged
 from cogaze.evaluate.processes import OtherProcessError, Process, any_failed, batches_of
+from cogaze.log import say
 from cogaze.models.decoder import check_positions
 from cogaze.run import quiet
 from cogaze.writer import Looked, Writer, load_looker, load_writer
 from gazeprep.shards import FolderLock, appearing_whole, sha256_of
 
+DEVICES = {"cpu": lambda: True, "cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
 PARTS, LOCK = "parts.unfinished", ".lock"
 SETTINGS = "generate.json"
 REPORTS, LINES, ATTENTION = "generated.parquet", "generated.jsonl", "attention.npz"
@@ -81,7 +83,8 @@ class GenerateConfig:
     texts, if the model learned such, for the references. cut_references: to the tokens that the model learned to write,
     as published. batch: studies at once. attention: also where each sentence looks. looker: the pretrained model, whose
     sentences were taught where to look; without it the writer's encoder, which forgets that as it learns to write.
-    limit: only so many studies, the first by key; 0 for all. precision: "bf16" where the device has it. device: ""
+    limit: only so many studies, the first by key; 0 for all. skip_corrupt: a study whose
+    picture cannot be read gets an empty text and is told, instead of ending the call. precision: "bf16" where the device has it. device: ""
     takes what there is. language_model: the folder of the one that the model was trained on, if that was a folder.
     """
 
@@ -97,6 +100,7 @@ class GenerateConfig:
     attention: bool = True
     looker: Path | None = None
     limit: int = 0
+    skip_corrupt: bool = False
     precision: Literal["no", "bf16"] = "no"
     device: str = ""
     language_model: str = ""
@@ -107,6 +111,9 @@ class GenerateConfig:
             raise ValueError(
                 f"batch is {self.batch}, limit {self.limit} and workers {self.workers}: at least 1, 0 and 0"
             )
+        if self.device and (self.device.split(":")[0] not in DEVICES or not DEVICES[self.device.split(":")[0]]()):
+            there = " or ".join(name for name, has in DEVICES.items() if has())
+            raise ValueError(f"device is {self.device!r}, must be {there} here; leave it out to take what there is")
 
 
 @dataclass(frozen=True)
@@ -135,7 +142,9 @@ def generate(config: GenerateConfig) -> Written:
             return Written(len(targets.table), 0)
         writer = writer.told(config.shards, targets.table, [config.model.parent, config.out], config.workers)
         batches, process = batches_of(len(targets.table), config.batch), Process.current()
-        own = [one for one in range(process.rank, len(batches), process.count) if not _part(config.out, one).exists()]
+        missing = [number for number in range(len(batches)) if not _part(config.out, number).exists()]
+        _together(lambda: None)  # all have looked before one writes, so that they share out the same
+        own = missing[process.rank :: process.count]
         _together(lambda: _write_parts(config, writer, targets, {one: batches[one] for one in own}))
         _together(lambda: _join(config.out, len(batches), settings))
         return Written(len(targets.table), sum(len(batches[one]) for one in own))
@@ -173,7 +182,7 @@ def _targets(config: GenerateConfig, writer: Writer) -> Targets:
     text = found.text
     if config.cut_references:
         text = dict(zip(text, as_taught(writer.script, list(text), list(text.values())), strict=True))
-    return Targets(chosen(found.table, order), text)
+    return Targets(chosen(found.table, order), text, found.remarks)
 
 
 def _settings(config: GenerateConfig, writer: Writer, targets: Targets) -> dict[str, Any]:
@@ -193,6 +202,7 @@ def _settings(config: GenerateConfig, writer: Writer, targets: Targets) -> dict[
         "target": asdict(writer.target) | {"table": sha256_of(Path(config.table)) if config.table else ""},
         "search": asdict(search),
         "references": "cut" if config.cut_references else "whole",
+        "left out": list(targets.remarks),
         "batch": config.batch,
         "attention": _looked_with(config),
         "precision": config.precision,
@@ -270,7 +280,7 @@ class _Batches(Dataset[_Studies]):
     """Batches of studies by place; holds no model, so that workers need none."""
 
     def __init__(self, config: GenerateConfig, writer: Writer, targets: Targets, rows: Sequence[range]) -> None:
-        data = DatasetConfig(view=writer.view).still()
+        data = DatasetConfig(view=writer.view, skip_corrupt=config.skip_corrupt).still()
         self.dataset = ShardDataset(config.shards, targets.table, writer.model.patch_grid, data)
         self.shards, self.rows, self.collate = config.shards, rows, writer.reading(targets)
 
@@ -292,11 +302,12 @@ def _write_parts(config: GenerateConfig, writer: Writer, targets: Targets, own: 
         collate_fn=_as_it_is,
     )
     options = config.search.options(writer.target.max_tokens)
-    other = None if config.looker is None else load_looker(config.looker, writer.view, writer.device)
+    other = None if config.looker is None else load_looker(config.looker, writer)
     for number, studies in zip(own, _as_told(loader), strict=True):
         batch = studies.batch.to(writer.device)
         with _precision(config, writer.device):
             texts, patches = writer.write(batch, options)
+            texts = ["" if fault else text for text, fault in zip(texts, batch.faults, strict=True)]
             if other is not None:
                 patches = other.patches(batch)
             looked = (other or writer.looker).looked(texts, patches, batch) if config.attention else []
@@ -307,6 +318,8 @@ def _write_parts(config: GenerateConfig, writer: Writer, targets: Targets, own: 
         for image, row in enumerate(rows):
             own_sentences = [one for one in looked if one.image == image]
             row["attention"] = _on_grid(own_sentences, studies.records[image], writer)
+        for fault in filter(None, batch.faults):
+            say(f"{fault}; its text is empty")
         write_whole(_part(config.out, number), "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 

@@ -254,7 +254,8 @@ def _remarks(table: SampleTable, found: Sequence[_Found]) -> tuple[str, ...]:
         remarks.append(f"{len(faults)} of {len(found)} samples of split {table.split} left out: they cannot be read")
     elsewhere = len({one.elsewhere for one in found if one.elsewhere})
     if elsewhere:
-        remarks.append(f"{elsewhere} studies of split {table.split} are in another part of target.table: left out")
+        where = f"{elsewhere} studies of split {table.split} are in another part of target.table"
+        remarks.append(f"{where}: their texts are left out")
     return tuple(remarks)
 
 

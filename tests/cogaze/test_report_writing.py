@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from writing import CASES, PX, learn, pretrain, report_config, write_parts, write_shards
 
 from cogaze.config import DecoderConfig
-from cogaze.data.dataset import DatasetConfig, ShardDataset, read_table
+from cogaze.data.dataset import CorruptSampleError, DatasetConfig, ShardDataset, read_table
 from cogaze.data.lines import PlainScript
 from cogaze.data.plan import PlanItem
 from cogaze.data.targets import TargetConfig, read_targets
@@ -321,6 +321,23 @@ def test_references_may_be_cut_as_published_and_studies_without_one_left_out(tra
     assert any(one.startswith(short) and 0 < len(short) < len(one) for one in whole)
 
 
+def test_a_text_of_another_part_of_its_table_is_no_reference_and_that_is_told(trained, reports, tmp_path):
+    texts = pd.DataFrame({"study_id": [f"study test{number:02d}" for number in range(16)], "text": "Clear lungs."})
+    texts.assign(split=["train", "validate", *["test_reviewed"] * 14]).to_parquet(tmp_path / "texts.parquet")
+    settings = json.loads((trained.out / "model" / "run.json").read_text())
+    settings["target"]["table"] = "its sha256"
+    shutil.copytree(trained.out / "model", tmp_path / "model")
+    (tmp_path / "model" / "run.json").write_text(json.dumps(settings))
+    PartialState._reset_state()
+    how = {"table": str(tmp_path / "texts.parquet"), "search": GREEDY, "attention": False}
+    generate(GenerateConfig(model=tmp_path / "model", shards=str(reports), out=tmp_path / "out", **how))
+    rows = pd.read_parquet(tmp_path / "out" / "generated.parquet").set_index("study_id")["reference"]
+    assert sorted(rows[rows == ""].index) == ["study test00", "study test01"]
+    told = json.loads((tmp_path / "out" / "generate.json").read_text())
+    assert told["with a reference"] == 14
+    assert told["left out"] == ["2 studies of split test are in another part of target.table: their texts are left out"]
+
+
 def test_attention_is_kept_of_every_sentence_as_mass_on_the_picture(trained, reports, tmp_path, monkeypatch):
     monkeypatch.setattr(PlainScript, "read", lambda self, tokens: ["Clear lungs. No rib is broken."] * len(tokens))
     written(trained, reports, tmp_path / "out", search=GREEDY)
@@ -396,6 +413,25 @@ def test_a_killed_call_goes_on_and_ends_as_an_unbroken_one(trained, reports, tmp
     assert len(calls) == 3 + 2
     for name in ("generated.parquet", "generated.jsonl"):
         assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_picture_that_cannot_be_read_has_an_empty_text_if_that_is_asked_for(trained, reports, tmp_path, capsys):
+    shutil.copytree(reports, tmp_path / "shards")
+    folder = ShardFolder(tmp_path / "shards")
+    row = folder.index[folder.index["split"] == "test"].sort_values("key").iloc[3]
+    path = tmp_path / "shards" / row["shard"]
+    data = bytearray(path.read_bytes())
+    data[row["image_offset"] : row["image_offset"] + row["image_length"]] = bytes(row["image_length"])
+    path.write_bytes(bytes(data))
+    with pytest.raises(CorruptSampleError, match=f"sample {row['key']} of .* cannot be read"):
+        written(trained, tmp_path / "shards", tmp_path / "a", search=GREEDY)
+    capsys.readouterr()
+    written(trained, tmp_path / "shards", tmp_path / "b", search=GREEDY, skip_corrupt=True)
+    assert f"sample {row['key']}" in capsys.readouterr().err
+    rows = pd.read_parquet(tmp_path / "b" / "generated.parquet").set_index("key")
+    assert len(rows) == 16
+    assert rows.loc[row["key"], "text"] == ""
+    assert rows.loc[row["key"], "reference"] != ""
 
 
 def test_other_settings_do_not_go_on(trained, reports, tmp_path):

@@ -103,7 +103,7 @@ def test_a_run_says_once_what_it_leaves_out_and_learns_from_the_rest(damaged, ta
     said = capsys.readouterr().err
     assert said.count(f"skipped: sample {table.name(len(table) - 1)} of") == 1
     assert said.count(f"1 of {len(table)} samples of split train left out: they cannot be read") == 1
-    assert said.count("1 studies of split train are in another part of target.table: left out") == 1
+    assert said.count("1 studies of split train are in another part of target.table: their texts are left out") == 1
 
 
 # --- a table of texts
@@ -125,8 +125,9 @@ def test_a_study_of_another_part_is_neither_learned_nor_a_reference(shards, tabl
     found = read_targets(shards, table, config)
     of_record = {record["key"]: record["study_id"] for record in records(shards, found.table)}
     assert {of_record[key] for key in found.text} == set(ids[::3])
+    left_out = len(ids) - len(ids[::3])
     assert found.remarks == (
-        f"{len(ids) - len(ids[::3])} studies of split train are in another part of target.table: left out",
+        f"{left_out} studies of split train are in another part of target.table: their texts are left out",
     )
     everything = read_targets(shards, table, config, empty=True)
     assert {key for key, text in everything.text.items() if text} == set(found.text)
