@@ -35,7 +35,11 @@ from cogaze.run import quiet
 from cogaze.writer import Looked, Writer, load_looker, load_writer
 from gazeprep.shards import FolderLock, appearing_whole, sha256_of
 
-DEVICES = {"cpu": lambda: True, "cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+DEVICES: dict[str, Callable[[], bool]] = {
+    "cpu": torch.cpu.is_available,
+    "cuda": torch.cuda.is_available,
+    "mps": torch.backends.mps.is_available,
+}
 PARTS, LOCK = "parts.unfinished", ".lock"
 SETTINGS = "generate.json"
 REPORTS, LINES, ATTENTION = "generated.parquet", "generated.jsonl", "attention.npz"
@@ -83,9 +87,9 @@ class GenerateConfig:
     texts, if the model learned such, for the references. cut_references: to the tokens that the model learned to write,
     as published. batch: studies at once. attention: also where each sentence looks. looker: the pretrained model, whose
     sentences were taught where to look; without it the writer's encoder, which forgets that as it learns to write.
-    limit: only so many studies, the first by key; 0 for all. skip_corrupt: a study whose
-    picture cannot be read gets an empty text and is told, instead of ending the call. precision: "bf16" where the device has it. device: ""
-    takes what there is. language_model: the folder of the one that the model was trained on, if that was a folder.
+    limit: only so many studies, the first by key; 0 for all. skip_corrupt: a study whose picture cannot be read gets an
+    empty text and is told, instead of ending the call. precision: "bf16" where the device has it. device: "" takes what
+    there is. language_model: the folder of the one that the model was trained on, if that was a folder.
     """
 
     model: Path
@@ -111,9 +115,11 @@ class GenerateConfig:
             raise ValueError(
                 f"batch is {self.batch}, limit {self.limit} and workers {self.workers}: at least 1, 0 and 0"
             )
-        if self.device and (self.device.split(":")[0] not in DEVICES or not DEVICES[self.device.split(":")[0]]()):
-            there = " or ".join(name for name, has in DEVICES.items() if has())
-            raise ValueError(f"device is {self.device!r}, must be {there} here; leave it out to take what there is")
+        there = [name for name, has in DEVICES.items() if has()]
+        if self.device and self.device.split(":")[0] not in there:
+            raise ValueError(
+                f"device is {self.device!r}, must be {' or '.join(there)} here; leave it out to take what there is"
+            )
 
 
 @dataclass(frozen=True)
