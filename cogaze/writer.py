@@ -134,16 +134,22 @@ class Writer:
         return self.script.read(written), seen.patches
 
 
-def load_looker(folder: str | Path, view: ViewConfig, device: torch.device | str = "cpu") -> SentenceLooker:
-    """Load a CoGaze that pipelines/pretrain.py exported; raises ValueError where its view of images is another."""
-    read = read_run(folder, ("cogaze",))
+def load_looker(folder: str | Path, writer: Writer) -> SentenceLooker:
+    """Load a CoGaze that pipelines/pretrain.py exported; raises ValueError where it sees other pixels."""
+    read, view = read_run(folder, ("cogaze",)), writer.view
     if read.view.still() != view.still():
         raise ValueError(
             f"looker sees images of {read.view.size_px} px ({read.view.rule}), the writer of {view.size_px}"
             f" ({view.rule}); give the model that the writer was trained from"
         )
+    theirs, ours = ((one.pixel_mean, one.pixel_std) for one in (read.collate, writer.collate))
+    if theirs != ours:
+        raise ValueError(
+            f"looker's pixels have mean and std {theirs}, the writer's {ours}; give the model that the writer was"
+            " trained from"
+        )
     model: Any = CoGazeModel.from_pretrained(folder)
-    return SentenceLooker(model.to(device).eval(), AutoTokenizer.from_pretrained(folder), read.collate)
+    return SentenceLooker(model.to(writer.device).eval(), AutoTokenizer.from_pretrained(folder), read.collate)
 
 
 def load_writer(folder: str | Path, device: torch.device | str = "cpu", language_model: str = "") -> Writer:
