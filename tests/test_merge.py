@@ -174,7 +174,9 @@ def test_another_schema_version_is_refused(builds, tmp_path):
     other = Path(shutil.copytree(builds[1], tmp_path / "other"))
     manifest = json.loads((other / "dataset.json").read_text())
     (other / "dataset.json").write_text(json.dumps(manifest | {"schema_version": 3}))
-    with pytest.raises(ValueError, match="folder 2 of 2: the shards have schema version 3, this gazeprep reads 1 and 2"):
+    with pytest.raises(
+        ValueError, match="folder 2 of 2: the shards have schema version 3, this gazeprep reads 1 and 2"
+    ):
         merge([builds[0], other], tmp_path / "out")
 
 
