@@ -19,12 +19,11 @@ from gazeprep.scanpath_agreement import SIMILARITIES, ComparisonScores, Scanpath
 from gazeprep.shards import LoadedSample, ShardFolder
 from gazeprep.stores import appearing_whole, remove_abandoned
 from gazeprep.summary import Distribution, Histogram, Table, choose_cases, figure, marked, summarize
-from gazeprep.written_page import WrittenConfig, written_section
+from gazeprep.written_page import PRIOR_SECTIONS, WrittenConfig, written_section
 
 LARGE_PX, SMALL_PX = 480, 272  # long sides of a case's pictures and of its sentences' ones
 MOST_SENTENCES, MOST_FIXATIONS = 16, 400  # shown of one case, so that the page's size is bounded
 SECTIONS = ("indication", "history", "comparison", "technique", "findings", "impression", "last_paragraph")
-PRIOR_SECTIONS = ("prior_findings", "prior_impression", "prior_last_paragraph")  # where the build asked for them
 TIMES = ("sentence_start", "sentence_end", "window_start")
 MOST_FIGURES = 8  # of an evaluator, at once
 TICKS = 6  # about, on a time axis

@@ -10,7 +10,7 @@ from gazeprep.pictures import Picture, map_over, map_picture, shrunk, webp, wher
 from gazeprep.results import results_tables
 from gazeprep.schema import Word
 from gazeprep.shards import LoadedSample, ShardFolder
-from gazeprep.summary import Table
+from gazeprep.summary import Table, figure
 from gazeprep.transcripts import split_phrases
 from gazeprep.written import (
     MARKED_BY,
@@ -33,6 +33,8 @@ PICTURE_PX = 272  # the long side
 MOST_SENTENCES = 16  # of one report, whose attention is drawn
 MOST_SCORES = 8  # of one study, at once
 CONTEXT = ("indication", "history")
+PRIOR_SECTIONS = ("prior_findings", "prior_impression", "prior_last_paragraph")  # where the build asked for them
+LONG_CHARACTERS = 400  # of an earlier study's report: more are shown when asked for
 STATES = {"positive": "present", "negative": "absent", "uncertain": "uncertain"}
 SIGNS: Mapping[Verdict, str] = {"match": "=", "contradiction": "≠", "alone": "○"}
 MEANINGS: Mapping[Verdict, str] = {
@@ -103,6 +105,19 @@ class Attention:
 
 
 @dataclass(frozen=True)
+class Earlier:
+    """What the report of the patient's last study before said, section by section, and when it was."""
+
+    when: str
+    texts: tuple[tuple[str, str], ...]
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it takes more room than a context should."""
+        return sum(len(text) for _, text in self.texts) > LONG_CHARACTERS
+
+
+@dataclass(frozen=True)
 class StudyView:
     """A study as the page shows it; the first of its scores is the one that it was chosen by.
 
@@ -114,6 +129,7 @@ class StudyView:
     facts: tuple[tuple[str, str], ...]
     scores: tuple[tuple[str, str], ...]
     context: tuple[tuple[str, str], ...]
+    earlier: Earlier | None
     reference: tuple[Line, ...]
     text: tuple[Line, ...]
     image: Picture
@@ -202,6 +218,7 @@ def _study_view(shown: _Shown, key: str, by: str) -> StudyView:
         facts=(("source", sample.record["dataset"]), ("split", sample.record["split"])),
         scores=_scores(shown.scores, key, by),
         context=() if shown.redact else _context(sample.record),
+        earlier=None if shown.redact else _earlier(sample.record),
         reference=_lines(marks.reference if marks is not None else _pieces(written.reference), shown.redact),
         text=_lines(pieces, shown.redact),
         image=webp(image),
@@ -230,6 +247,15 @@ def _chip(finding: Finding) -> Chip:
 
 def _context(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple((name, record[name]) for name in CONTEXT if record[name])
+
+
+def _earlier(record: Mapping[str, Any]) -> Earlier | None:
+    """Return what the shards tell of an earlier study; None where they tell nothing."""
+    names = [name for name in PRIOR_SECTIONS if record.get(name)]
+    if not names:
+        return None
+    texts = tuple((name.removeprefix("prior_").replace("_", " "), record[name]) for name in names)
+    return Earlier(f"{figure(record['prior_days'])} days before", texts)
 
 
 def _scores(scores: Scores | None, key: str, by: str) -> tuple[tuple[str, str], ...]:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -348,6 +349,34 @@ def test_the_page_is_well_formed_inert_and_the_same_each_time(made, few):
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
     assert page_of(made, few, *options).text == page.text
+
+
+def test_an_earlier_study_is_shown_where_shards_tell_of_one_and_folded_where_it_is_long(made, few, monkeypatch):
+    read, (first, second, third, fourth) = ShardFolder.sample, sorted(made.keys)[:4]
+    told = {
+        first: {"prior_days": 30.0, "prior_findings": f"Old effusion. {EVIL}", "prior_impression": "Stable."},
+        second: {"prior_days": 0.5, "prior_findings": "", "prior_impression": "Long ago. " * 50},
+        third: {"prior_days": -1.0, "prior_findings": "", "prior_impression": ""},
+    }
+
+    def sample(self, key):
+        found = read(self, key)
+        return replace(found, record=found.record | told.get(key, {}))
+
+    monkeypatch.setattr(ShardFolder, "sample", sample)
+    written = written_section(ShardFolder(few), WrittenConfig(made.generated), redact=False)
+    seen = {study.key: study.earlier for group in written.groups for study in group.studies}
+    assert seen[first].texts == (("findings", f"Old effusion. {EVIL}"), ("impression", "Stable."))
+    assert [key for key, earlier in seen.items() if earlier is not None and earlier.is_long] == [second]
+    assert seen[third] is None
+    assert seen[fourth] is None
+    page_of(made, few)
+    html = (made.generated.parent / "page.html").read_text(encoding="utf-8")
+    assert html.count("<summary>Earlier study") == 2
+    assert "<details open><summary>Earlier study, 30 days before</summary>" in html
+    assert "<details><summary>Earlier study, 0.5 days before</summary>" in html
+    assert EVIL not in html
+    assert "Earlier study" not in said_by(page_of(made, few, "--redact"))
 
 
 def test_texts_of_reports_stay_text(made, few):
