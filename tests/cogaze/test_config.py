@@ -23,6 +23,7 @@ from cogaze.data.collate import CollateConfig, TextConfig
 from cogaze.data.dataset import DatasetConfig
 from cogaze.data.loader import WorkerConfig
 from cogaze.evaluate.labelled_run import LabelledRun
+from cogaze.evaluate.reports.structured import ORGANS
 from cogaze.generate import BeamConfig
 from cogaze.objectives import CoGazeWeights, EgmaWeights
 from cogaze.optim import OptimConfig
@@ -82,6 +83,13 @@ def test_the_published_configs_of_reports_are_the_published_ones():
     assert structured.decoder.start == "model"
     assert ReportFinetune(Path("m"), "s", Path("o")).plan == free.plan
     assert BeamConfig().beams == 10
+
+
+def test_a_language_model_is_asked_for_the_headings_of_structured_reports():
+    free, structured = read_report("report_llm"), read_report("report_llm_srrg", "--target.table=t")
+    assert all(organ in " ".join(structured.prompt.user.split()) for organ in ORGANS)
+    assert structured.target.max_tokens == 150
+    assert (structured.decoder, structured.optim, structured.fit) == (free.decoder, free.optim, free.fit)
 
 
 def test_the_published_config_is_the_published_one():
