@@ -95,6 +95,24 @@ PIPELINES = {
     "towers": "tiny_towers.py --shards=shards --out=towers",
     "pretrain": f"pretrain.py {TRAIN} --out=runs/one --fit.tracker=tensorboard",
     "probe": f"probe.py {TRAIN} --out=runs/probe --conditions=[trained,shuffled]",
+    "finetune": "finetune.py --config={configs}/report_demo.yaml --model=runs/one/model --shards={here}/shards "
+    "--out={here}/runs/writer --decoder.name={here}/towers/decoder --fit.max_steps=2 --plan.global_batch=4 "
+    "--fit.tracker=tensorboard",
+    "srrg_targets": "srrg_targets.py --srrg={here}/srrg --part=findings --out={here}/srrg.parquet",
+    "finetune on a table": "finetune.py --config={configs}/report_demo.yaml --model={here}/runs/writer/model "
+    "--decoder={{name:'',start:model}} --shards=shards --out=runs/structured --target.table={here}/srrg.parquet "
+    "--fit.max_steps=1 --plan.global_batch=2 --fit.validate_every=-1",
+    "generate": "generate.py --model={here}/runs/writer/model --looker={here}/runs/one/model --shards={here}/shards "
+    "--out={here}/generated --search.beams=2",
+    "generate again": "generate.py --model=runs/writer/model --looker=runs/one/model --shards=shards --out=generated "
+    "--search.beams=2",
+    "score": "score.py --generated={here}/generated --out={here}/scores --repeats=5 "
+    "--scorers=[overlap,labels,structured]",
+}
+PAGES = {
+    f"report of generated{name}": f"report {{here}}/shards --generated={{here}}/generated --scores={{here}}/scores "
+    f"--results={{here}}/scores/results.json --out={{here}}/{name or 'shown'}.html {option}"
+    for name, option in (("", ""), ("hidden", "--redact"))
 }
 LOGS = (  # shards, their two tables and exports for training hold ids and text by their purpose
     "dataset.json",
@@ -105,6 +123,10 @@ LOGS = (  # shards, their two tables and exports for training hold ids and text 
     "state.json",
     "README.md",
     "figures.json",
+    "run.json",
+    "generate.json",
+    "results.json",
+    "results.md",
 )
 NAMED = {
     "configs": str(ROOT / "configs"),
@@ -113,6 +135,20 @@ NAMED = {
     "--sample.picture.resize.size_px=112 --sample.maps.px_per_deg=37.5 --shard_samples=48",
     "towers": "--model.vision=towers/vision --model.text=towers/text",
 }
+
+
+def write_srrg(folder):
+    """Write training reports of the chain as SRRG's structured ones."""
+    rows = pd.read_parquet(folder / "shards" / "index.parquet").query("split == 'train'").drop_duplicates("study")
+    reports = ShardFolder(folder / "shards")
+    told = [reports.sample(key).record["findings"] for key in rows["key"]]
+    table = {
+        "id": [f"mimic-{study}" for study in rows["study"]],
+        "image_paths": [[f"files/p10/s{study}/x.jpg"] for study in rows["study"]],
+        "findings_section": ["Lungs and Airways:\n- " + " ".join(text.split()) for text in told],
+    }
+    (folder / "srrg").mkdir()
+    pd.DataFrame(table).to_parquet(folder / "srrg" / "train-00000-of-00001.parquet", index=False)
 
 
 @pytest.fixture(scope="module")
@@ -131,9 +167,12 @@ def chain(tmp_path_factory):
     printed = {}
     for name, text in CHAIN.items():
         printed[name] = run("-m", "gazeprep.cli", *text.format(**named).split())
+    write_srrg(folder)
     for name, text in PIPELINES.items():
         script, *options = text.format(**named).split()
         printed[name] = run(ROOT / "pipelines" / script, *options)
+    for name, text in PAGES.items():
+        printed[name] = run("-m", "gazeprep.cli", *text.format(**named).split())
     return folder, printed
 
 

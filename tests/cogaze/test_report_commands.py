@@ -139,6 +139,7 @@ def test_what_is_wrong_is_told_in_one_line_with_its_cure(run, named, capsys, com
     said = capsys.readouterr().err
     assert re.fullmatch(rf"{command.split()[0]}: [^\n]*({WRONG[command]})[^\n]*\n", said), said
     assert str(named["empty"].parent) not in said
+    assert not re.search(r"(study|subject) (train|validate|test)\d|Clear|Nodules|Fever", said)
 
 
 @pytest.mark.parametrize("command", USAGE)
