@@ -88,8 +88,9 @@ class GenerateConfig:
     as published. batch: studies at once. attention: also where each sentence looks. looker: the pretrained model, whose
     sentences were taught where to look; without it the writer's encoder, which forgets that as it learns to write.
     limit: only so many studies, the first by key; 0 for all. skip_corrupt: a study whose picture cannot be read gets an
-    empty text and is told, instead of ending the call. precision: "bf16" where the device has it. device: "" takes what
-    there is. language_model: the folder of the one that the model was trained on, if that was a folder.
+    empty text, one whose record cannot be read none, and both are told instead of ending the call. precision: "bf16"
+    where the device has it. device: "" takes what there is. language_model: the folder of the one that the model was
+    trained on, if that was a folder.
     """
 
     model: Path
@@ -141,12 +142,15 @@ def generate(config: GenerateConfig) -> Written:
     if writer.model.config.language_model is None:
         check_positions(writer.model.decoder.model.config, config.search.max_tokens)
     targets = _targets(config, writer)
+    for remark in targets.remarks if Process.current().is_main else ():
+        say(remark)
     settings = _settings(config, writer, targets)
     with ExitStack() as held:
         _together(lambda: _begin(config.out, settings, held))
         if (config.out / REPORTS).exists():
             return Written(len(targets.table), 0)
-        writer = writer.told(config.shards, targets.table, [config.model.parent, config.out], config.workers)
+        kept = [config.model.parent, config.out]
+        writer = writer.told(config.shards, targets.table, kept, config.workers, skip_corrupt=config.skip_corrupt)
         batches, process = batches_of(len(targets.table), config.batch), Process.current()
         missing = [number for number in range(len(batches)) if not _part(config.out, number).exists()]
         _together(lambda: None)  # all have looked before one writes, so that they share out the same
@@ -183,7 +187,13 @@ def _targets(config: GenerateConfig, writer: Writer) -> Targets:
             else "table is given, but the model learned to write sections of the shards' reports; leave it out"
         )
     target = replace(learned, table=config.table, images="study")
-    found = read_targets(config.shards, read_table(config.shards, config.split), target, empty=not config.referenced)
+    found = read_targets(
+        config.shards,
+        read_table(config.shards, config.split),
+        target,
+        empty=not config.referenced,
+        skipped_in_a_row=DatasetConfig(skip_corrupt=config.skip_corrupt).skipped_in_a_row,
+    )
     order = np.argsort(found.table.key)[: config.limit or None]
     text = found.text
     if config.cut_references:

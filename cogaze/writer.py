@@ -101,7 +101,9 @@ class Writer:
         """Return what makes batches of examples."""
         return ReportCollate(self.tokenizer, self.collate, [targets], self.script)
 
-    def told(self, shards: str, table: SampleTable, kept: Sequence[Path], workers: int = 0) -> "Writer":
+    def told(
+        self, shards: str, table: SampleTable, kept: Sequence[Path], workers: int = 0, *, skip_corrupt: bool = False
+    ) -> "Writer":
         """Return the writer of these samples, to which a language model is told what the encoder predicts and finds.
 
         kept: as cogaze.hints.hints has it.
@@ -115,8 +117,10 @@ class Writer:
             lambda one: ShardDataset(shards, one, self.model.patch_grid, data),
             Collate(self.tokenizer, self.collate),
             workers,
+            skip_corrupt,
         )
-        cases = read_cases(shards, self.target)
+        allowed = DatasetConfig(skip_corrupt=skip_corrupt).skipped_in_a_row
+        cases = read_cases(shards, self.target, allowed)
         return replace(self, script=told(self.script, looker, shards, [table], cases, kept))
 
     @torch.no_grad()

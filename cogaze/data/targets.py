@@ -242,7 +242,7 @@ def _refuse_damage(faults: Sequence[str], allowed: int) -> None:
         in_a_row = in_a_row + 1 if fault else 0
         if in_a_row > allowed:
             many = f"{in_a_row} samples in a row would have to be left out, the last: " if allowed else ""
-            skip = "" if allowed else ", or skip such samples (data.skip_corrupt)"
+            skip = "" if allowed else ", or skip such samples (skip_corrupt)"
             raise CorruptSampleError(f"{many}{fault}; {REBUILD}{skip}")
 
 

@@ -19,7 +19,7 @@ from cogaze.config import DecoderConfig
 from cogaze.data.dataset import CorruptSampleError, DatasetConfig, ShardDataset, read_table
 from cogaze.data.lines import PlainScript
 from cogaze.data.plan import PlanItem
-from cogaze.data.targets import TargetConfig, read_targets
+from cogaze.data.targets import JSON, TargetConfig, read_targets
 from cogaze.data.transforms import View, on_picture
 from cogaze.evaluate.encoder import load_encoder
 from cogaze.evaluate.held_out import ShardImages
@@ -432,6 +432,24 @@ def test_a_picture_that_cannot_be_read_has_an_empty_text_if_that_is_asked_for(tr
     assert len(rows) == 16
     assert rows.loc[row["key"], "text"] == ""
     assert rows.loc[row["key"], "reference"] != ""
+
+
+def test_a_study_whose_record_cannot_be_read_is_left_out_and_told_if_that_is_asked_for(
+    trained, reports, tmp_path, capsys
+):
+    shutil.copytree(reports, tmp_path / "shards")
+    table = read_table(tmp_path / "shards", "test")
+    with (tmp_path / "shards" / table.shard_names[table.shard[3]]).open("r+b") as file:
+        file.seek(int(table.start[3, JSON]))
+        file.write(b"\0" * int(table.length[3, JSON]))
+    damaged = f"sample {table.name(3)} of {table.shard_names[0]} cannot be read"
+    with pytest.raises(CorruptSampleError, match=f"^{damaged}.* or skip such samples \\(skip_corrupt\\)"):
+        written(trained, tmp_path / "shards", tmp_path / "out", search=GREEDY)
+    capsys.readouterr()
+    assert written(trained, tmp_path / "shards", tmp_path / "out", search=GREEDY, skip_corrupt=True).studies == 15
+    assert capsys.readouterr().err.count(f"skipped: {damaged}") == 1
+    told = json.loads((tmp_path / "out" / "generate.json").read_text())
+    assert told["left out"][-1] == "1 of 16 samples of split test left out: they cannot be read"
 
 
 def test_other_settings_do_not_go_on(trained, reports, tmp_path):

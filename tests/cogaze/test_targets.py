@@ -50,7 +50,7 @@ def damaged(shards, table, tmp_path):
 def test_a_damaged_record_is_named_with_its_cure(damaged, table):
     with pytest.raises(
         CorruptSampleError,
-        match=rf"^sample {table.name(2)} of {table.shard_names[0]} cannot be read \(\w+\); compare .*skip_corrupt",
+        match=rf"^sample {table.name(2)} of {table.shard_names[0]} cannot be read \(\w+\); compare .*, or skip such",
     ):
         read_targets(damaged(2), table, EITHER)
 
