@@ -10,7 +10,6 @@ import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
-import torch
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.progress import Progress
@@ -20,6 +19,7 @@ from cogaze.data.chat import PromptConfig
 from cogaze.frozen import CacheReport, cache_features
 from cogaze.report_run import ReportFinetune
 from cogaze.run import quiet
+from cogaze.stopped import STOPS, one_line
 from gazeprep.schema import SPLITS
 
 
@@ -45,8 +45,8 @@ def main() -> int:
                 options.batch_size,
                 lambda done, total: bar.update(task, completed=done, total=total),
             )
-    except (ValueError, torch.OutOfMemoryError) as error:
-        print(f"cache_features: {error}", file=sys.stderr)
+    except STOPS as error:
+        print(f"cache_features: {one_line(error)}", file=sys.stderr)
         return 1
     console.print(told(report), markup=False, highlight=False, soft_wrap=True)
     return 0

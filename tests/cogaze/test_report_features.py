@@ -1,10 +1,13 @@
 """Stored features of runs that write reports: some of a split's samples, the tower of a pretrained model."""
 
+import errno
 import importlib.util
+import os
 import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -127,7 +130,9 @@ def command(monkeypatch, capsys):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
 
-    def call(*options):
+    def call(*options, fails=None):
+        if fails is not None:
+            monkeypatch.setattr(module, "cache_features", Mock(side_effect=fails))
         AcceleratorState._reset_state(True)
         monkeypatch.setattr(sys, "argv", ["cache_features.py", *map(str, options)])
         return module.main(), capsys.readouterr().err
@@ -146,6 +151,16 @@ def test_the_command_takes_a_pretrained_model_or_all_of_a_run_s_options(config, 
     assert code == 0
     assert " 0 written now" in said
     learn(config("tuned", {"fit.max_steps": 1}, tuned))
+
+
+def test_the_command_says_in_one_line_that_a_disk_is_full(command, parts, shards):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/scratch/somebody/train-00000.npy")
+    code, said = command("--model", parts / "model", "--shards", shards, fails=full)
+    assert code == 1
+    assert said.startswith("cache_features: ")
+    assert "No space left" in said
+    assert "somebody" not in said
+    assert said.count("\n") == 1
 
 
 def test_the_command_says_what_is_no_model(command, shards, tmp_path):
