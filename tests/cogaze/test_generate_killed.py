@@ -326,6 +326,7 @@ def test_a_disk_that_is_full_at_any_page_loses_nothing(write, whole, disk):
     assert found == sorted(found)
 
 
+@pytest.mark.slow
 def test_a_read_only_disk_is_told_and_what_is_finished_on_one_is_taken(write, whole, disk):
     write(disk.root / "out")
     disk.freeze()
@@ -394,6 +395,7 @@ def test_a_damaged_sample_is_named_and_parts_before_it_stay(write, whole, report
     assert contents(out) == whole
 
 
+@pytest.mark.slow
 def test_a_finished_folder_is_only_gone_on_with_where_it_says_of_what(write, whole, tmp_path):
     out = tmp_path / "out"
     write(out)
