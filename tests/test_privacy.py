@@ -100,14 +100,13 @@ PIPELINES = {
     "--fit.tracker=tensorboard",
     "srrg_targets": "srrg_targets.py --srrg={here}/srrg --part=findings --out={here}/srrg.parquet",
     "finetune on a table": "finetune.py --config={configs}/report_demo.yaml --model={here}/runs/writer/model "
-    "--decoder={{name:'',start:model}} --shards=shards --out=runs/structured --target.table={here}/srrg.parquet "
+    "--decoder.name= --decoder.start=model --shards=shards --out=runs/structured --target.table={here}/srrg.parquet "
     "--fit.max_steps=1 --plan.global_batch=2 --fit.validate_every=-1",
     "generate": "generate.py --model={here}/runs/writer/model --looker={here}/runs/one/model --shards={here}/shards "
     "--out={here}/generated --search.beams=2",
     "generate again": "generate.py --model=runs/writer/model --looker=runs/one/model --shards=shards --out=generated "
     "--search.beams=2",
-    "score": "score.py --generated={here}/generated --out={here}/scores --repeats=5 "
-    "--scorers=[overlap,labels,structured]",
+    "score": "score.py --generated={here}/generated --out={here}/scores --repeats=5 --scorers=[overlap,labels]",
 }
 PAGES = {
     f"report of generated{name}": f"report {{here}}/shards --generated={{here}}/generated --scores={{here}}/scores "
@@ -209,11 +208,15 @@ def test_a_redacted_report_tells_nothing_and_the_full_one_tells_of_its_cases(cha
     redacted, full = (unescape((folder / name).read_text()) for name in ("redacted.html", "told.html"))
     assert secrets.in_text(redacted) == []
     assert str(folder) not in redacted + full
+    hidden, shown = (unescape((folder / name).read_text()) for name in ("hidden.html", "shown.html"))
+    assert secrets.in_text(hidden) == []
+    assert [one for one in secrets.in_text(shown) if one in secrets.phrases]
+    assert str(folder) not in hidden + shown
     assert "merged" not in redacted
     index = ShardFolder(folder / "merged").index.set_index("key", drop=False)
-    shown = [key for key in index.index if f'<article id="{key}"' in full]
-    assert len(shown) == 12
-    ids = set(index.loc[shown, ["dicom", "study", "subject", "reading"]].to_numpy().ravel()) - {""}
+    keys = [key for key in index.index if f'<article id="{key}"' in full]
+    assert len(keys) == 12
+    ids = set(index.loc[keys, ["dicom", "study", "subject", "reading"]].to_numpy().ravel()) - {""}
     assert ids <= {*secrets.in_text(full)}
     others = set(index[["dicom", "study", "subject", "reading"]].to_numpy().ravel()) - ids - {""}
     assert not others & {*secrets.in_text(full)}
