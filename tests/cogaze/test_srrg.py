@@ -1,8 +1,10 @@
 """SRRG's folders to targets of training: which study a row is of, what is left out, what the script prints."""
 
+import importlib.util
 import json
 import shlex
 import sys
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +17,8 @@ from cogaze.data.srrg import SCHEMA, Named, read_srrg, study_of, write_targets
 from cogaze.data.targets import TargetConfig, read_targets
 from cogaze.evaluate.reports.structured import IMPRESSION, ORGANS, parse, serialize
 from gazeprep.shards import ShardFolder
-from pipelines import srrg_targets
+
+PIPELINE = Path(__file__).parents[2] / "pipelines" / "srrg_targets.py"
 
 
 def row(study, findings="Pleura:\n- No effusion.", **changes):
@@ -162,15 +165,24 @@ def test_files_that_are_not_srrg_are_refused(tmp_path):
         read_srrg(tmp_path / "e", "findings")
 
 
-def test_the_script_prints_what_became_of_all_rows(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def main():
+    """The pipeline's."""
+    spec = importlib.util.spec_from_file_location("srrg_targets", PIPELINE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+def test_the_script_prints_what_became_of_all_rows(tmp_path, monkeypatch, capsys, main):
     write(tmp_path, train=[row(50000001), twin.chexpert_row(1)], test=[row(50000002)])
     command = f"srrg_targets --srrg {tmp_path} --part findings --out {tmp_path}/t.parquet"
     monkeypatch.setattr(sys, "argv", shlex.split(command))
-    assert srrg_targets.main() == 0
+    assert main() == 0
     assert capsys.readouterr().out.splitlines() == [
         "3 rows: 2 texts of as many MIMIC-CXR studies (train 1, test 1)",
         "  1 left out, of CheXpert",
     ]
     monkeypatch.setattr(sys, "argv", shlex.split(command.replace("findings", "impression")))
-    assert srrg_targets.main() == 1
+    assert main() == 1
     assert "none of 3 rows has impression of a MIMIC-CXR study" in capsys.readouterr().err
