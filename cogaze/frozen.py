@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cogaze.checkpoint import differences
-from cogaze.config import ReportRun, RunConfig
+from cogaze.config import RunConfig
 from cogaze.data.collate import normalised
 from cogaze.data.dataset import (
     BESIDE,
@@ -47,6 +47,7 @@ from cogaze.data.plan import PlanItem
 from cogaze.data.transforms import ViewConfig
 from cogaze.models.report import pretrained_encoder
 from cogaze.models.vision import VisionTower, load_vision_tower
+from cogaze.report_config import ReportRun
 from gazeprep.schema import Split
 from gazeprep.shards import FolderLock
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from cogaze.config import CoGazeRun, EgmaRun, ReportRun, RunConfig
+from cogaze.config import CoGazeRun, EgmaRun, RunConfig
 from cogaze.data.collate import PUBLISHED_TOKENS, ROLES, Collate, count_positives
 from cogaze.data.dataset import SampleTable
 from cogaze.data.lines import ReportCollate
@@ -23,6 +23,7 @@ from cogaze.models.pretrained import TwoTowerModel
 from cogaze.models.report import ReportModel, new_report_model, pretrained_encoder, trained_further
 from cogaze.models.text import Vocabulary
 from cogaze.objectives import CoGazeObjective, EgmaObjective, Objective, ReportObjective
+from cogaze.report_config import ReportRun
 from cogaze.scripts import training_script
 from gazeprep.schema import CHEXPERT_LABELS
 

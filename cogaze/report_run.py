@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from cogaze.config import DecoderConfig, FitConfig, ReportModelConfig, ReportRun
+from cogaze.config import FitConfig
 from cogaze.data.chat import PromptConfig
 from cogaze.data.dataset import DatasetConfig
 from cogaze.data.loader import WorkerConfig
@@ -13,6 +13,7 @@ from cogaze.evaluate.encoder import read_run, weights_sha256
 from cogaze.models.llm import language_model_sha256
 from cogaze.models.report import Frozen
 from cogaze.optim import OptimConfig
+from cogaze.report_config import DecoderConfig, ReportModelConfig, ReportRun
 
 PLAN = PlanConfig(global_batch=64, gaze_ratio=0.0)  # nothing that is written needs a map of gaze
 OPTIM = OptimConfig(decoder_times=10.0, plateau_patience=2)

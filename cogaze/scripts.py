@@ -7,7 +7,6 @@ from pathlib import Path
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase
 
-from cogaze.config import ReportRun
 from cogaze.data.chat import ChatScript
 from cogaze.data.collate import Collate
 from cogaze.data.dataset import SampleTable, ShardDataset, read_folder, read_table
@@ -18,6 +17,7 @@ from cogaze.hints import Looker, hints
 from cogaze.models.cogaze import CoGazeModel
 from cogaze.models.llm import check_length, language_model_config, load_chat_tokenizer
 from cogaze.models.report import ReportModel, pretrained_encoder
+from cogaze.report_config import ReportRun
 
 
 def training_script(config: ReportRun, targets: Mapping[str, Targets], tokenizer: PreTrainedTokenizerBase) -> Script:

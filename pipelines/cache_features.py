@@ -14,9 +14,10 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.progress import Progress
 
-from cogaze.config import DecoderConfig, RunConfig, from_options, option_of, run_parser
+from cogaze.config import RunConfig, from_options, option_of, run_parser
 from cogaze.data.chat import PromptConfig
 from cogaze.frozen import CacheReport, cache_features
+from cogaze.report_config import DecoderConfig
 from cogaze.report_run import ReportFinetune
 from cogaze.run import quiet
 from cogaze.stopped import STOPS, one_line

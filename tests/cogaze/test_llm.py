@@ -27,7 +27,6 @@ from transformers import (
 from writing import ASKED, CASES, SEEN, learn, pretrain, report_config, write_parts, write_shards
 
 from cogaze import hints as hints_module
-from cogaze.config import DecoderConfig
 from cogaze.data import targets as targets_module
 from cogaze.data.chat import ChatScript, Hint, PromptConfig
 from cogaze.data.dataset import DatasetConfig, ShardDataset, read_table
@@ -46,6 +45,7 @@ from cogaze.models.llm import (
     with_lora,
 )
 from cogaze.models.report import ReportModel
+from cogaze.report_config import DecoderConfig
 from cogaze.writer import load_writer
 
 TEMPLATE = (

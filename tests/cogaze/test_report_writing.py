@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 from writing import CASES, PX, learn, pretrain, report_config, write_parts, write_shards
 
-from cogaze.config import DecoderConfig
 from cogaze.data.dataset import CorruptSampleError, DatasetConfig, ShardDataset, read_table
 from cogaze.data.lines import PlainScript
 from cogaze.data.plan import PlanItem
@@ -27,6 +26,7 @@ from cogaze.fit import fit
 from cogaze.generate import BeamConfig, GenerateConfig, generate
 from cogaze.losses.words import IGNORED, token_nll_sum
 from cogaze.models.report import ReportModel
+from cogaze.report_config import DecoderConfig
 from cogaze.writer import Writer, load_writer
 from gazeprep.shards import ShardFolder
 

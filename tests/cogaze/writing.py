@@ -15,7 +15,7 @@ from runs import changed
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from cogaze.config import CoGazeModelConfig, CoGazeRun, DecoderConfig, FitConfig, ReportRun, RunConfig
+from cogaze.config import CoGazeModelConfig, CoGazeRun, FitConfig, RunConfig
 from cogaze.data.collate import CollateConfig, TextConfig, add_special_tokens
 from cogaze.data.dataset import DatasetConfig
 from cogaze.data.plan import PlanConfig
@@ -27,6 +27,7 @@ from cogaze.models.text import Vocabulary
 from cogaze.models.tiny import TinyTowers, write_tiny_towers
 from cogaze.objectives import CoGazeWeights
 from cogaze.optim import OptimConfig
+from cogaze.report_config import DecoderConfig, ReportRun
 from cogaze.report_run import ReportFinetune
 from gazeprep.build import BuildConfig, build
 from gazeprep.cases import Sources
