@@ -318,15 +318,16 @@ def _write_parts(config: GenerateConfig, writer: Writer, targets: Targets, own: 
         collate_fn=_as_it_is,
     )
     options = config.search.options(writer.target.max_tokens)
-    other = None if config.looker is None else load_looker(config.looker, writer)
+    looker = writer.looker if config.looker is None else load_looker(config.looker, writer)
     for number, studies in zip(own, _as_told(loader), strict=True):
         batch = studies.batch.to(writer.device)
         with _precision(config, writer.device):
             texts, patches = writer.write(batch, options)
             texts = ["" if fault else text for text, fault in zip(texts, batch.faults, strict=True)]
-            if other is not None:
-                patches = other.patches(batch)
-            looked = (other or writer.looker).looked(texts, patches, batch) if config.attention else []
+            looked: list[Looked] = []
+            if config.attention:
+                seen = patches if config.looker is None else looker.patches(batch)
+                looked = looker.looked(texts, seen, batch)
         rows = [
             _row(key, targets.text[key], text, record)
             for key, text, record in zip(batch.keys, texts, studies.records, strict=True)

@@ -17,6 +17,7 @@ from accelerate.state import AcceleratorState
 from runs import changed
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from writing import write_parts, write_shards
 
 from cogaze.config import EGMA_COLLATE, CoGazeModelConfig, CoGazeRun, EgmaModelConfig, EgmaRun, FitConfig, RunConfig
 from cogaze.data.collate import CollateConfig, TextConfig, add_special_tokens
@@ -167,3 +168,17 @@ def egma_config(shards: Path, towers: Path, tmp_path: Path) -> Iterator[Callable
     AcceleratorState._reset_state(True)
     yield config
     AcceleratorState._reset_state(True)
+
+
+@pytest.fixture(scope="session")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of 16 studies in each split, whose reports follow from image and context. Read only."""
+    return write_shards(tmp_path_factory.mktemp("reports"))
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained CoGaze, `model`, for these, and a GPT-2, `decoder`. Read only."""
+    folder = tmp_path_factory.mktemp("parts")
+    write_parts(folder)
+    return folder

@@ -21,7 +21,7 @@ from attacks import HAVE_PROC, wait_until
 from disks import Disk
 from processes import in_processes
 from safetensors.torch import load_file, save_file
-from writing import learn, report_config, write_parts, write_shards
+from writing import learn, report_config, write_parts
 
 from cogaze.data.dataset import CorruptSampleError
 from cogaze.generate import ATTENTION, LINES, LOCK, PARTS, REPORTS, SETTINGS, BeamConfig, GenerateConfig, generate
@@ -32,12 +32,6 @@ ROOT = Path(__file__).parents[2]
 PIPELINE = ROOT / "pipelines" / "generate.py"
 FINALS = {ATTENTION, LINES, REPORTS, SETTINGS}
 GREEDY = BeamConfig(beams=1)
-
-
-@pytest.fixture(scope="module")
-def reports(tmp_path_factory):
-    """Shards of 16 studies in each split."""
-    return write_shards(tmp_path_factory.mktemp("reports"))
 
 
 @pytest.fixture(scope="module")

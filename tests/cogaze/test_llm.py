@@ -24,7 +24,7 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
-from writing import ASKED, CASES, SEEN, learn, pretrain, report_config, write_parts, write_shards
+from writing import ASKED, CASES, SEEN, learn, pretrain, report_config, write_parts
 
 from cogaze import hints as hints_module
 from cogaze.data import targets as targets_module
@@ -339,18 +339,6 @@ def test_a_language_model_can_be_held_in_bf16(lm, script):
 
 
 # --- a run
-
-
-@pytest.fixture(scope="module")
-def reports(tmp_path_factory):
-    return write_shards(tmp_path_factory.mktemp("reports"))
-
-
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("parts")
-    write_parts(folder)
-    return folder
 
 
 def llm_config(parts, lm, shards, out, changes=None):

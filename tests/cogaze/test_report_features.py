@@ -14,7 +14,7 @@ import pytest
 from accelerate.state import AcceleratorState
 from runs import log
 from safetensors.torch import load_file, save_file
-from writing import learn, report_config, write_parts
+from writing import learn, report_config
 
 from cogaze.data.dataset import read_table
 from cogaze.data.targets import TargetConfig, chosen, read_targets
@@ -25,13 +25,6 @@ from cogaze.models.vision import VisionTower, load_vision_tower
 
 PIPELINE = Path(__file__).parents[2] / "pipelines" / "cache_features.py"
 TARGET = TargetConfig(sections=("findings", "impression"), max_tokens=40)
-
-
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("parts")
-    write_parts(folder)
-    return folder
 
 
 @pytest.fixture

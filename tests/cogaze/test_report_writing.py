@@ -13,7 +13,7 @@ from processes import in_processes
 from runs import assert_close, assert_same, log, weights
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
-from writing import CASES, PX, learn, pretrain, report_config, write_parts, write_shards
+from writing import CASES, PX, learn, pretrain, report_config
 
 from cogaze.data.dataset import CorruptSampleError, DatasetConfig, ShardDataset, read_table
 from cogaze.data.lines import PlainScript
@@ -31,19 +31,6 @@ from cogaze.writer import Writer, load_writer
 from gazeprep.shards import ShardFolder
 
 GREEDY = BeamConfig(beams=1)
-
-
-@pytest.fixture(scope="module")
-def reports(tmp_path_factory):
-    """Shards of 16 studies in each split."""
-    return write_shards(tmp_path_factory.mktemp("reports"))
-
-
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("parts")
-    write_parts(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from writing import learn, report_config, write_parts
+from writing import learn, report_config
 
 from cogaze.data import targets
 from cogaze.data.dataset import CorruptSampleError, read_table
@@ -20,13 +20,6 @@ EITHER = TargetConfig(sections=("findings", "impression"), images="all", max_tok
 @pytest.fixture(scope="module")
 def table(shards):
     return read_table(shards, "train")
-
-
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("parts")
-    write_parts(folder)
-    return folder
 
 
 @pytest.fixture

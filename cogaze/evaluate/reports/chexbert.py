@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, BertConfig, BertModel
 
+from cogaze.evaluate.datasets.chexpert_table import FINDINGS
 from cogaze.evaluate.reports.label_f1 import IntArray, checked_rule, label_scores
 from cogaze.evaluate.reports.scorers import Beside, Reports, Scored
 from cogaze.evaluate.results import NotRunError
@@ -23,22 +24,7 @@ from gazeprep.schema import CHEXPERT_LABELS, LABEL_ABSENT
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-HEADS = (
-    "Enlarged Cardiomediastinum",
-    "Cardiomegaly",
-    "Lung Opacity",
-    "Lung Lesion",
-    "Edema",
-    "Consolidation",
-    "Pneumonia",
-    "Atelectasis",
-    "Pneumothorax",
-    "Pleural Effusion",
-    "Pleural Other",
-    "Fracture",
-    "Support Devices",
-    "No Finding",
-)
+HEADS = (*FINDINGS[1:], FINDINGS[0])  # CheXpert's own order, but No Finding last
 CODES = np.array([LABEL_ABSENT, 1, 0, -1])  # of the classes blank, positive, negative, uncertain
 CLASSES, CLASSES_OF_NO_FINDING = 4, 2  # "No Finding" is blank or positive
 LONGEST = 512  # tokens
